@@ -1,0 +1,1 @@
+"""Reading any table of measurements; writing solutions."""

@@ -1,0 +1,1 @@
+"""The graph of stars, exposures and links."""
