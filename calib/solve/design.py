@@ -1,0 +1,95 @@
+"""The measurements as the solve sees them: sorted by star, with their place in the field and their exposure's seeing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphs import MeasurementGraph
+from graphs.exposure_graph import Links
+
+BLOCK_SIZES = {0: 1, 1: 3, 2: 6}
+"""Coefficients of a node for each degree of its surface: 1; and x, y; and x^2, x y, y^2."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """What multiplies the unknowns: ``m = u . star - phi . theta`` with ``u = (1, h)`` and ``phi = (1, x, y, ...)``.
+
+    Parameters
+    ----------
+    graph
+        Measurements sorted by star; its exposures are the nodes that carry zero-points.
+    xy
+        float32 (n, 2), place in the field in half fields, sorted by star; None when the degree is 0.
+    degree
+        Of the surface across the field: 0, 1 or 2.
+    centre
+        float64 (K,), mean of each basis function over the field, so that surfaces have zero mean.
+    response
+        float64 (n_nodes,), the standardised seeing h_e that stars respond to; None when they do not.
+    """
+
+    graph: MeasurementGraph
+    xy: NDArray[np.float32] | None = None
+    degree: int = 0
+    centre: NDArray[np.float64] | None = None
+    response: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        if self.degree not in BLOCK_SIZES:
+            raise ValueError(f"degree is {self.degree}, expected one of {sorted(BLOCK_SIZES)}")
+        if self.degree > 0 and self.xy is None:
+            raise ValueError("a surface needs places: give xy or use degree 0")
+        if self.xy is not None and self.xy.shape != (self.graph.n_measurements, 2):
+            raise ValueError(f"xy has shape {self.xy.shape}, expected ({self.graph.n_measurements}, 2)")
+        if self.response is not None and self.response.shape != (self.graph.n_exposures,):
+            raise ValueError(f"response has shape {self.response.shape}, expected ({self.graph.n_exposures},)")
+
+    @property
+    def block(self) -> int:
+        """K, the number of unknowns of a node."""
+        return BLOCK_SIZES[self.degree]
+
+    @property
+    def star_block(self) -> int:
+        """P, the number of unknowns of a star: its magnitude and, with a response, its answer to seeing."""
+        return 1 if self.response is None else 2
+
+    @property
+    def n_stars(self) -> int:
+        """Number of stars."""
+        return self.graph.n_stars
+
+    @property
+    def n_nodes(self) -> int:
+        """Number of nodes: exposures x band (x detector)."""
+        return self.graph.n_exposures
+
+    @property
+    def n_measurements(self) -> int:
+        """Number of measurements."""
+        return self.graph.n_measurements
+
+    @cached_property
+    def links(self) -> Links:
+        """Pattern of the Laplacian: which nodes share stars."""
+        return self.graph.links()
+
+    @cached_property
+    def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+        """(xy, centre, response) with stand-ins for what is absent, as the kernels take them."""
+        xy = np.zeros((1, 2), np.float32) if self.xy is None else self.xy
+        centre = np.zeros(self.block) if self.centre is None else np.asarray(self.centre, float)[: self.block]
+        response = np.zeros(1) if self.response is None else self.response
+        return xy, centre, response
+
+    def with_terms(self, degree: int, response: NDArray[np.float64] | None) -> Design:
+        """The same measurements under other local terms; the links are shared."""
+        other = replace(self, degree=degree, response=response)
+        if "links" in self.__dict__:
+            other.__dict__["links"] = self.links
+        return other
