@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphs import MeasurementGraph
-from graphs.exposure_graph import Links
+if TYPE_CHECKING:
+    from graphs import MeasurementGraph
+    from graphs.exposure_graph import Links
 
 BLOCK_SIZES = {0: 1, 1: 3, 2: 6}
 """Coefficients of a node for each degree of its surface: 1; and x, y; and x^2, x y, y^2."""
@@ -77,7 +79,14 @@ class Design:
     @cached_property
     def links(self) -> Links:
         """Pattern of the Laplacian: which nodes share stars."""
-        return self.graph.links()
+        return self.graph.exposure_graph().links
+
+    @cached_property
+    def by_node(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+        """(node_ptr, position, star): measurements by node, as positions in the sorted arrays, and each one's star."""
+        node_ptr, position = self.graph.by_exposure()
+        star = np.repeat(np.arange(self.n_stars, dtype=np.int32), np.diff(self.graph.star_ptr))
+        return node_ptr, position, star
 
     @cached_property
     def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
@@ -90,6 +99,7 @@ class Design:
     def with_terms(self, degree: int, response: NDArray[np.float64] | None) -> Design:
         """The same measurements under other local terms; the links are shared."""
         other = replace(self, degree=degree, response=response)
-        if "links" in self.__dict__:
-            other.__dict__["links"] = self.links
+        for kept in ("links", "by_node"):
+            if kept in self.__dict__:
+                other.__dict__[kept] = self.__dict__[kept]
         return other

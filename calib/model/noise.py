@@ -1,0 +1,255 @@
+"""The noise model: Student-t with a variance of four parts, estimated by restricted maximum likelihood.
+
+    scale_i^2 = c_e^2 sigma_i^2 + f^2 + v_e + u_s
+
+with c_e the error scale of the node, f a floor, v_e the node's excess variance and u_s the star's variability. Each part
+is updated by the ratio of its score's two halves, the minorise-maximise step of Zhou, Hu, Qiao & Cho (2019, JASA 114,
+1371), on expected squared residuals r^2 + Var(prediction), which makes the likelihood the restricted one. Stars'
+variabilities have no formula: u_s takes values on a grid whose shares are learned (empirical Bayes, Laird 1978).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import lgamma
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+VARIABILITY_GRID = np.concatenate([[0.0], (0.004 * 2.0 ** np.arange(9)) ** 2])
+"""u_s in mag^2: none, then 4 mmag to 1 mag in steps of two."""
+DOF_GRID = np.array([1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 25.0, 50.0])
+"""Degrees of freedom tried for the Student-t."""
+SCALE_STRENGTH = 40.0
+"""Measurements' worth of belief that an exposure's error scale is the survey's."""
+EXCESS_STRENGTH = 4.0
+"""Measurements' worth of belief that an exposure's excess variance is the survey's."""
+TINY = 1e-10
+"""Variance, mag^2, below which a part counts as absent (0.01 mmag)."""
+
+
+@dataclass
+class NoiseModel:
+    """Parameters of the noise, in mag and mag^2.
+
+    Attributes
+    ----------
+    error_scale2, excess
+        (E,), c_e^2 and v_e.
+    floor
+        (B,), f^2 of each band.
+    band
+        int (E,), each node's band.
+    survey_scale2, survey_excess
+        (B,), what c_e^2 and v_e shrink to.
+    dof
+        Degrees of freedom of the Student-t.
+    shares
+        Learned shares of the variability grid.
+    """
+
+    error_scale2: Array
+    excess: Array
+    floor: Array
+    band: NDArray[np.int32]
+    survey_scale2: Array
+    survey_excess: Array
+    dof: float = 4.0
+    shares: Array = field(default_factory=lambda: np.r_[0.9, np.full(VARIABILITY_GRID.size - 1, 0.1 / 9)])
+
+    @classmethod
+    def start(cls, band: NDArray[np.int32], scale2: Array, floor: float = 0.004) -> NoiseModel:
+        """One error scale a band (scale2, (B,)), a floor in mag, no excess."""
+        n_bands = scale2.size
+        return cls(
+            error_scale2=scale2[band].copy(),
+            excess=np.full(band.size, 1e-6),
+            floor=np.full(n_bands, floor**2),
+            band=band,
+            survey_scale2=scale2.copy(),
+            survey_excess=np.full(n_bands, 1e-6),
+        )
+
+    def base(self, node: NDArray[np.int32], err: NDArray[np.float32]) -> NDArray[np.float32]:
+        """c_e^2 sigma_i^2 + f^2 + v_e of every measurement, (n,)."""
+        return _base(node, err, self.error_scale2, self.floor[self.band] + self.excess)
+
+    def update(self, sums: NodeSums) -> None:
+        """One step of every part from the sums over measurements."""
+        band, n_bands = self.band, self.floor.size
+
+        def pooled(x: Array) -> Array:
+            return np.bincount(band, weights=x, minlength=n_bands)
+
+        c2, s2 = self.error_scale2, self.survey_scale2[band]
+        self.error_scale2 = c2 * _ratio(sums.score_sigma + SCALE_STRENGTH * s2 / c2**2, sums.rate_sigma + SCALE_STRENGTH / c2)
+        self.survey_scale2 = np.exp(pooled(np.log(self.error_scale2) * sums.count) / np.maximum(pooled(sums.count), 1))
+        self.floor = np.maximum(self.floor * _ratio(pooled(sums.score_one), pooled(sums.rate_one)), TINY)
+        v, t = self.excess, self.survey_excess[band]
+        self.excess = np.maximum(
+            v * _ratio(sums.score_one + EXCESS_STRENGTH * t / v**2, sums.rate_one + EXCESS_STRENGTH / v), TINY
+        )
+        n = np.bincount(band, minlength=n_bands)
+        self.survey_excess = np.maximum(n / np.maximum(pooled(1.0 / self.excess), 1e-300), TINY)
+        self.shares = sums.shares / sums.shares.sum()
+        if sums.dof_likelihood is not None:
+            self.dof = float(DOF_GRID[np.argmax(sums.dof_likelihood)])
+
+
+def _ratio(score: Array, rate: Array) -> Array:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where(rate > 0, score / rate, 1.0)
+    return np.clip(ratio, 0.2, 5.0)
+
+
+@dataclass
+class NodeSums:
+    """Sums over the measurements of each node: halves of the scores of c_e^2 (``sigma``) and of v_e and f^2 (``one``)."""
+
+    score_sigma: Array
+    rate_sigma: Array
+    score_one: Array
+    rate_one: Array
+    count: Array
+    shares: Array
+    dof_likelihood: Array | None
+    log_likelihood: float
+
+
+@njit(cache=True, nogil=True)
+def _base(node, err, c2, rest):
+    out = np.empty(node.size, np.float32)
+    for i in range(node.size):
+        out[i] = c2[node[i]] * np.float64(err[i]) * np.float64(err[i]) + rest[node[i]]
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _weigh(star_ptr, node, err, base, d2, dof, norm, grid, log_shares, w, variable, u_mean, sums, shares):
+    # weights (n) and, per star, the probability of variability and its expected variance; sums (E, 5); returns the
+    # log likelihood. d2 is the expected squared residual. Marginalised over the grid of u_s: every quantity is an
+    # expectation over its posterior.
+    S = star_ptr.size - 1
+    G = grid.size
+    p = np.empty(G)
+    half = 0.5 * (dof + 1.0)
+    total = 0.0
+    for s in range(S):
+        low = star_ptr[s]
+        high = star_ptr[s + 1]
+        if high == low:
+            variable[s] = 1.0 - np.exp(log_shares[0])
+            u_mean[s] = 0.0
+            continue
+        for k in range(G):
+            # products of a few terms at a time, one logarithm each
+            like = 0.0
+            prod = 1.0
+            for i in range(low, high):
+                s2 = np.float64(base[i]) + grid[k]
+                x = 1.0 + d2[i] / (dof * s2)
+                like -= half * np.log(x)
+                prod *= s2
+                if prod < 1e-200 or prod > 1e200:
+                    like -= 0.5 * np.log(prod)
+                    prod = 1.0
+            like -= 0.5 * np.log(prod)
+            p[k] = like + log_shares[k]
+        top = p.max()
+        norm_p = 0.0
+        for k in range(G):
+            p[k] = np.exp(p[k] - top)
+            norm_p += p[k]
+        total += top + np.log(norm_p) + (high - low) * norm
+        u = 0.0
+        for k in range(G):
+            p[k] /= norm_p
+            u += p[k] * grid[k]
+            shares[k] += p[k]
+        variable[s] = 1.0 - p[0]
+        u_mean[s] = u
+        for i in range(low, high):
+            wi = 0.0
+            score = 0.0
+            rate = 0.0
+            for k in range(G):
+                if p[k] < 1e-9:
+                    continue
+                s2 = np.float64(base[i]) + grid[k]
+                t = p[k] * (dof + 1.0) / (dof * s2 + d2[i])
+                wi += t
+                score += t * d2[i] / s2
+                rate += p[k] / s2
+            w[i] = wi
+            e = node[i]
+            sg = np.float64(err[i]) * np.float64(err[i])
+            sums[e, 0] += sg * score
+            sums[e, 1] += sg * rate
+            sums[e, 2] += score
+            sums[e, 3] += rate
+            sums[e, 4] += 1.0
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _dof_likelihood(star_ptr, base, d2, u_mean, grid, norms, step):
+    out = np.zeros(grid.size)
+    for s in range(0, star_ptr.size - 1, step):
+        for i in range(star_ptr[s], star_ptr[s + 1]):
+            z2 = d2[i] / (np.float64(base[i]) + u_mean[s])
+            for k in range(grid.size):
+                out[k] += norms[k] - 0.5 * (grid[k] + 1.0) * np.log(1.0 + z2 / grid[k])
+    return out
+
+
+def _t_norm(dof: float) -> float:
+    return lgamma(0.5 * (dof + 1)) - lgamma(0.5 * dof) - 0.5 * float(np.log(dof * np.pi))
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Weights (n,) in 1/mag^2, and per star the probability of variability and the expected u_s."""
+
+    w: NDArray[np.floating]
+    variable: Array
+    variability: Array
+    sums: NodeSums
+
+
+def weigh(
+    model: NoiseModel,
+    star_ptr: NDArray[np.int64],
+    node: NDArray[np.int32],
+    err: NDArray[np.float32],
+    squared_residual: Array,
+    *,
+    fit_dof: bool = False,
+) -> Weighted:
+    """Expected weights under the model, and the sums its update needs.
+
+    Parameters
+    ----------
+    squared_residual
+        (n,), r^2 + Var(prediction), mag^2.
+    fit_dof
+        Whether the likelihood on the grid of degrees of freedom is wanted too.
+    """
+    n_nodes, n_stars = model.band.size, star_ptr.size - 1
+    base = model.base(node, err)
+    w = np.empty(node.size)
+    variable, u = np.empty(n_stars), np.empty(n_stars)
+    sums, shares = np.zeros((n_nodes, 5)), np.full(VARIABILITY_GRID.size, 1e-3)
+    shares[0] += 1.0
+    log_likelihood = _weigh(
+        star_ptr, node, err, base, squared_residual, model.dof, _t_norm(model.dof), VARIABILITY_GRID,
+        np.log(model.shares), w, variable, u, sums, shares,
+    )  # fmt: skip
+    dof = None
+    if fit_dof:
+        step = max(1, node.size // 300_000)
+        norms = np.array([_t_norm(x) for x in DOF_GRID])
+        dof = _dof_likelihood(star_ptr, base, squared_residual, u, DOF_GRID, norms, step)
+    return Weighted(w, variable, u, NodeSums(*sums.T, shares=shares, dof_likelihood=dof, log_likelihood=log_likelihood))
