@@ -1,0 +1,104 @@
+"""Identifier columns of any table -> dense codes in the order of the identifiers' values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from graphs import kernels
+from graphs.errors import GraphError
+
+
+def read_ids(table: Any, column: str) -> pl.Series:
+    """One identifier column of a table as a polars series of integers or strings.
+
+    Parameters
+    ----------
+    table
+        polars frame (lazy or not), pyarrow Table, astropy Table, or anything with ``table[column]`` giving an array.
+    column
+        Its name.
+
+    Raises
+    ------
+    GraphError
+        The column is absent, has nulls or masked values, or holds neither integers nor strings.
+    """
+    if isinstance(table, pl.LazyFrame):
+        table = table.select(column).collect()
+    try:
+        raw = table[column]
+    except (KeyError, pl.exceptions.ColumnNotFoundError):
+        names = getattr(table, "columns", None)
+        if type(table).__module__.partition(".")[0] == "pyarrow":
+            names = table.column_names
+        elif names is None or hasattr(names, "keys"):
+            names = list(table.keys())
+        raise GraphError(
+            f"the table has no column {column!r}; name yours with star= or exposure= (it has {', '.join(map(str, names))})"
+        ) from None
+    series = _as_series(raw, column)
+    if series.dtype in (pl.Categorical, pl.Enum, pl.Binary):
+        series = series.cast(pl.String)
+    if series.null_count():
+        raise GraphError(f"column {column!r} has {series.null_count()} nulls; leave rows without identifier out first")
+    if not (series.dtype.is_integer() or series.dtype == pl.String):
+        raise GraphError(f"column {column!r} holds {series.dtype}; identifiers are integers or strings")
+    return series.rechunk()
+
+
+def _as_series(raw: Any, column: str) -> pl.Series:
+    if isinstance(raw, pl.Series):
+        return raw
+    if type(raw).__module__.partition(".")[0] == "pyarrow":
+        converted = pl.from_arrow(raw)
+        assert isinstance(converted, pl.Series)
+        return converted
+    mask = getattr(raw, "mask", None)
+    if mask is not None and np.any(mask):
+        raise GraphError(f"column {column!r} has {int(np.sum(mask))} masked identifiers; leave them out first")
+    values = np.asarray(raw)
+    if values.ndim != 1:
+        raise GraphError(f"column {column!r} has shape {values.shape}; identifiers are one per row")
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8")
+    if values.dtype.kind in "iu":
+        return pl.Series(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")))
+    if values.dtype.kind == "U" or all(isinstance(value, str) for value in values.tolist()):
+        return pl.Series(values.tolist(), dtype=pl.String)
+    if values.dtype.kind == "O" and all(isinstance(value, int | np.integer) for value in values.tolist()):
+        return pl.Series(values.tolist(), dtype=pl.Int64)
+    raise GraphError(f"column {column!r} holds {values.dtype}; identifiers are integers or strings")
+
+
+def encode_ids(ids: pl.Series) -> tuple[NDArray[np.int32], pl.Series]:
+    """Dense codes of identifiers, and the distinct identifiers in the order of their codes.
+
+    Parameters
+    ----------
+    ids
+        Integers or strings, no nulls.
+
+    Returns
+    -------
+    codes : (n,) int32
+    distinct : polars Series
+        Sorted by value, so that codes do not depend on the order of the rows.
+    """
+    if ids.is_empty():
+        return np.zeros(0, np.int32), ids.clear()
+    if ids.dtype.is_integer() and ids.dtype not in (pl.UInt64, pl.Int128):
+        low, high = ids.min(), ids.max()
+        assert isinstance(low, int)
+        assert isinstance(high, int)
+        span = high - low + 1
+        if span <= 4 * len(ids) + 65536:  # nearly dense already: a table look-up instead of a hash
+            codes, distinct = kernels.dense_codes(ids.cast(pl.Int64).to_numpy(), low, span)
+            return codes, pl.Series(ids.name, distinct).cast(ids.dtype)
+    distinct_ids = ids.unique().sort()
+    table = distinct_ids.alias("id").to_frame().with_columns(code=pl.int_range(len(distinct_ids), dtype=pl.Int32))
+    joined = ids.alias("id").to_frame().join(table, on="id", how="left", maintain_order="left")
+    return joined["code"].to_numpy(), distinct_ids

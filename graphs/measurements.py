@@ -1,0 +1,209 @@
+"""The bipartite graph of stars and exposures, one edge per measurement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from graphs import kernels
+from graphs.errors import GraphError
+from graphs.exposures import ExposureGraph
+from graphs.ids import encode_ids, read_ids
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+
+Int32s = NDArray[np.int32]
+Int64s = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class MeasurementGraph:
+    """Stars x exposures, compressed sparse, sorted by star; within a star the measurements keep their input order.
+
+    Attributes
+    ----------
+    star_ptr : (n_stars + 1,) int64
+        Star s has the measurements ``star_ptr[s]:star_ptr[s + 1]``.
+    exposure : (n_measurements,) int32
+        Exposure of each measurement.
+    order : (n_measurements,) int32, or int64 beyond 2**31 rows
+        Input row of each measurement.
+    n_exposures : int
+        Exposures, with those that have no measurement.
+    star_ids, exposure_ids : polars Series or None
+        Identifier of each star and exposure, where the graph came from a table; sorted by value.
+
+    Raises
+    ------
+    GraphError
+        The arrays do not fit each other.
+    """
+
+    star_ptr: Int64s
+    exposure: Int32s
+    order: NDArray[np.integer[Any]]
+    n_exposures: int
+    star_ids: pl.Series | None = None
+    exposure_ids: pl.Series | None = None
+
+    def __post_init__(self) -> None:
+        n, ptr = self.exposure.size, self.star_ptr
+        if ptr.size < 1 or ptr[0] != 0 or ptr[-1] != n or np.any(np.diff(ptr) < 0):
+            raise GraphError(f"star_ptr must rise from 0 to the number of measurements, {n}")
+        if self.order.size != n:
+            raise GraphError(f"order has {self.order.size} rows for {n} measurements")
+        if n and not (self.exposure.min() >= 0 and self.exposure.max() < self.n_exposures):
+            raise GraphError(f"exposures must lie in 0 to {self.n_exposures - 1}")
+
+    @classmethod
+    def from_table(cls, table: Any, star: str = "star_id", exposure: str = "exposure_id") -> MeasurementGraph:
+        """Graph of a table with one row per measurement.
+
+        Parameters
+        ----------
+        table
+            polars, pyarrow or astropy table, or a mapping of arrays.
+        star, exposure
+            Names of the columns with the identifiers, integers or strings.
+
+        Raises
+        ------
+        GraphError
+            A column is missing, has nulls, or holds neither integers nor strings.
+        """
+        star_codes, star_ids = encode_ids(read_ids(table, star))
+        exposure_codes, exposure_ids = encode_ids(read_ids(table, exposure))
+        star_ptr, sorted_exposure, order = _sort_by_star(star_codes, exposure_codes, len(star_ids))
+        return cls(star_ptr, sorted_exposure, order, len(exposure_ids), star_ids, exposure_ids)
+
+    @classmethod
+    def from_codes(
+        cls, star_codes: Int32s, exposure_codes: Int32s, n_stars: int, n_exposures: int
+    ) -> MeasurementGraph:
+        """Graph of measurements whose stars and exposures are numbered already.
+
+        Parameters
+        ----------
+        star_codes, exposure_codes : (n,) int32
+            Star and exposure of each row.
+        n_stars, n_exposures
+            How many there are; some may have no measurement.
+
+        Raises
+        ------
+        GraphError
+            A code is out of range, or the two arrays differ in length.
+        """
+        star_codes = np.ascontiguousarray(star_codes, np.int32)
+        exposure_codes = np.ascontiguousarray(exposure_codes, np.int32)
+        if star_codes.shape != exposure_codes.shape or star_codes.ndim != 1:
+            raise GraphError(f"codes of shape {star_codes.shape} and {exposure_codes.shape}; give one of each per row")
+        star_ptr, exposure, order = _sort_by_star(star_codes, exposure_codes, n_stars)
+        return cls(star_ptr, exposure, order, n_exposures)
+
+    @property
+    def n_stars(self) -> int:
+        """Stars, with those that have no measurement."""
+        return self.star_ptr.size - 1
+
+    @property
+    def n_measurements(self) -> int:
+        """Measurements."""
+        return self.exposure.size
+
+    def star(self) -> Int32s:
+        """Star of each measurement: (n_measurements,) int32, ascending."""
+        return np.repeat(np.arange(self.n_stars, dtype=np.int32), np.diff(self.star_ptr))
+
+    def by_exposure(self) -> tuple[Int64s, Int32s]:
+        """Transpose, by counting sort.
+
+        Returns
+        -------
+        exposure_ptr : (n_exposures + 1,) int64
+        position : (n_measurements,) int32, or int64 beyond 2**31 measurements
+            Exposure e has the measurements ``position[exposure_ptr[e]:exposure_ptr[e + 1]]``, ascending.
+        """
+        return _counting_sort(self.exposure, self.n_exposures, "exposure")
+
+    @cached_property
+    def _is_distinct(self) -> bool:
+        """Whether the exposures of each star are sorted and each there once."""
+        return bool(kernels.is_distinct(self.star_ptr, self.exposure))
+
+    def components(self) -> Int32s:
+        """Component of each exposure, (n_exposures,) int32, without the exposure graph.
+
+        Components count up in the order of their first exposure; an exposure that shares no star has its own.
+        """
+        label: Int32s = kernels.label_runs(self.star_ptr, self.exposure, False, self.n_exposures)
+        return label
+
+    def exposure_graph(self, weights: NDArray[np.floating[Any]] | None = None) -> ExposureGraph:
+        """Exposures linked by the stars they share: n_shared, and the weight of DESIGN's Laplacian.
+
+        ``weight(e, f) = sum over stars s of w_se w_sf / D_s`` with ``D_s`` the sum of the star's weights: what is left
+        between exposures when the stars are eliminated from weighted least squares. A star measured twice in an
+        exposure counts once for n_shared, with both weights summed.
+
+        Parameters
+        ----------
+        weights : (n_measurements,) float32 or float64, mag**-2
+            In the order of this graph (``input_weights[graph.order]``). Measurements of weight 0 link nothing. All 1
+            if None.
+
+        Raises
+        ------
+        GraphError
+            A weight is negative or not finite, or their number is wrong.
+        """
+        weight = self._checked(weights)
+        ptr, exposure = self.star_ptr, self.exposure
+        if not (self._is_distinct and (weights is None or bool(np.all(weight > 0)))):
+            ptr, exposure, weight = kernels.merge_visits(ptr, exposure, weight)
+        share = kernels.share_weights(ptr, weight)
+        exposure_ptr, position = _counting_sort(exposure, self.n_exposures, "exposure")
+        indptr, indices, n_shared, link_weight, _ = kernels.link_exposures(
+            kernels.mark_last(ptr, exposure), share, exposure_ptr, position
+        )
+        return ExposureGraph(indptr, indices, n_shared, link_weight, self.exposure_ids, (ptr, exposure))
+
+    def _checked(self, weights: NDArray[np.floating[Any]] | None) -> NDArray[np.floating[Any]]:
+        if weights is None:
+            return np.ones(self.n_measurements)
+        weights = np.ascontiguousarray(weights)
+        if weights.dtype not in (np.float32, np.float64):
+            weights = weights.astype(np.float64)
+        if weights.shape != (self.n_measurements,):
+            raise GraphError(f"weights of shape {weights.shape} for {self.n_measurements} measurements")
+        if weights.size and not (weights.min() >= 0 and weights.max() < np.inf):  # NaN fails both
+            n_bad = int(np.sum(~((weights >= 0) & (weights < np.inf))))
+            raise GraphError(f"{n_bad} weights are negative or not finite; give such measurements weight 0")
+        return weights
+
+    def to_hetero_data(self, measurement_nodes: bool = False, exposure_links: bool = True) -> HeteroData:
+        """PyTorch Geometric HeteroData; see `graphs.convert.hetero_data`."""
+        from graphs.convert import hetero_data
+
+        return hetero_data(self, measurement_nodes, exposure_links)
+
+
+def _counting_sort(codes: Int32s, n_groups: int, what: str) -> tuple[Int64s, Int32s]:
+    ptr: Int64s = np.zeros(n_groups + 1, np.int64)
+    bad = kernels.count_codes(codes, ptr)
+    if bad >= 0:
+        raise GraphError(f"row {bad} has {what} code {codes[bad]}; codes lie in 0 to {n_groups - 1}")
+    order: NDArray[Any] = np.empty(codes.size, np.int32 if codes.size < 2**31 else np.int64)
+    kernels.place_rows(codes, ptr, order)
+    return ptr, order
+
+
+def _sort_by_star(star: Int32s, exposure: Int32s, n_stars: int) -> tuple[Int64s, Int32s, Int32s]:
+    star_ptr, order = _counting_sort(star, n_stars, "star")
+    return star_ptr, kernels.gather(exposure, order), order
