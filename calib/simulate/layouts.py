@@ -116,7 +116,7 @@ def _grid(n: int, step: float) -> tuple[NDArray[np.float64], NDArray[np.float64]
 
 
 def _islands(spec: SurveySpec, n_fields: int, step: float) -> _Tiling:
-    """Groups of fields in a row; the first n_bridges gaps are spanned by fields that barely overlap."""
+    """Lay groups of fields in a row; the first n_bridges gaps are spanned by fields that barely overlap."""
     fov = spec.fov_deg
     thin = 0.92 * fov
     n_chain = 2

@@ -170,7 +170,9 @@ class SurveySpec:
             raise SpecError(f"mag_bright {self.mag_bright} is not brighter than mag_faint {self.mag_faint}")
         unknown = sorted(set(self.drop) - OPTIONAL_COLUMNS)
         if unknown:
-            raise SpecError(f"drop names {', '.join(unknown)}; what may be withheld: {', '.join(sorted(OPTIONAL_COLUMNS))}")
+            raise SpecError(
+                f"drop names {', '.join(unknown)}; what may be withheld: {', '.join(sorted(OPTIONAL_COLUMNS))}"
+            )
 
     @property
     def n_detectors(self) -> int:
@@ -199,7 +201,9 @@ def _check_counts(spec: SurveySpec) -> None:
     if spec.n_stars is not None and spec.n_stars < 1:
         raise SpecError(f"n_stars is {spec.n_stars}; give at least 1, or None to use stars_per_exposure")
     if spec.nights > spec.n_exposures:
-        raise SpecError(f"nights {spec.nights} exceed n_exposures {spec.n_exposures}; a night has at least one exposure")
+        raise SpecError(
+            f"nights {spec.nights} exceed n_exposures {spec.n_exposures}; a night has at least one exposure"
+        )
     if spec.n_bridges >= spec.n_islands:
         raise SpecError(f"n_bridges {spec.n_bridges} joins all of n_islands {spec.n_islands}; give fewer bridges")
     if len(spec.ccds) != 2 or min(spec.ccds) < 1 or max(spec.ccds) > 32:
