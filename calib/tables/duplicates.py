@@ -1,0 +1,52 @@
+"""Rows given twice."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from calib.tables.reasons import mark
+
+_BLOCK = 1 << 20
+_KEYS = ("star_id", "exposure_id", "band", "detector", "mag", "mag_err")
+
+
+def mark_duplicates(frame: pl.DataFrame, reason: NDArray[np.uint8]) -> None:
+    """Give every usable row that repeats an earlier usable one the reason ``duplicate``, in place.
+
+    A repeat has the same star, exposure, band, detector, magnitude and error; two different measurements of a star
+    in one exposure are not one. Only 64-bit hashes are sorted, and only rows whose hash occurs twice are compared.
+
+    Parameters
+    ----------
+    frame : polars.DataFrame
+        Canonical columns, n rows.
+    reason : uint8 array, shape (n,)
+    """
+    keys = frame.select(c for c in _KEYS if c in frame.columns)
+    hashes = np.empty(frame.height, np.uint64)
+    for start in range(0, frame.height, _BLOCK):
+        block = keys.slice(start, _BLOCK)
+        hashes[start : start + block.height] = block.hash_rows().to_numpy()
+    hashes.sort()
+    repeated = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    del hashes
+    if not repeated.size:
+        return
+    rows = []
+    for start in range(0, frame.height, _BLOCK):
+        found = keys.slice(start, _BLOCK).hash_rows().to_numpy()
+        place = np.minimum(np.searchsorted(repeated, found), repeated.size - 1)
+        rows.append(start + np.flatnonzero(repeated[place] == found))
+    row = np.concatenate(rows)
+    row = row[reason[row] == 0]
+    later = ~keys[row].is_unique().to_numpy() & ~_first(keys[row])
+    where = np.zeros(frame.height, np.bool_)
+    where[row[later]] = True
+    mark(reason, where, "duplicate")
+
+
+def _first(frame: pl.DataFrame) -> NDArray[np.bool_]:
+    first: NDArray[np.bool_] = frame.select(pl.struct(pl.all()).is_first_distinct()).to_series().to_numpy()
+    return first

@@ -1,0 +1,263 @@
+"""Measurements: any table in, checked columns out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from calib.tables.columns import CONDITION_COLUMNS, check_mapping, missing_column
+from calib.tables.convert import Chunk, Converter, written_notes
+from calib.tables.duplicates import mark_duplicates
+from calib.tables.errors import InputError
+from calib.tables.exposures import CONDITIONS, ExposureGatherer, ExposureTable, join_exposures, load_exposures
+from calib.tables.gather import Gatherer
+from calib.tables.reasons import count_reasons
+from calib.tables.sources import CHUNK_ROWS, Source, open_sources
+
+
+@dataclass
+class Measurements:
+    """Measurements with canonical columns, in input order, and the exposures they are of.
+
+    Attributes
+    ----------
+    frame : polars.DataFrame
+        n rows, no nulls: star_id, exposure_id (Int64 or String), band (Enum, "" where the table has none), detector
+        (Int64 or Enum) if given, mag (Float64, mag), mag_err (Float32, mag), and where given x, y (Float32, pixel),
+        ra, dec (Float64, deg), color (Float32, mag), flag (Boolean). NaN where a value is missing.
+    reason : uint8 array, shape (n,)
+        0 where the row is usable, otherwise its code in `UNUSED_REASONS`.
+    exposures : polars.DataFrame
+        One row per exposure_id and band, sorted by them: exposure_id, band (the same Enum), n_rows (UInt32), mjd (d),
+        night (Int64), airmass, seeing (arcsec), sky (mag / arcsec2), exptime (s), ra, dec (deg); Float64, null where
+        unknown. ra and dec are the mean direction of the measurements where no table gives them.
+    given : frozenset of str
+        Canonical names of the columns that the input has, conditions included.
+    system : str
+        ``AB``, ``instrumental``, or empty where the input does not say.
+    time_scale : str
+        Scale of mjd, empty where the input does not say.
+    inputs : list of dict
+        path, rows, sha256 (None for a table in memory), columns (canonical to own name), of every file.
+    warnings : list of str
+    """
+
+    frame: pl.DataFrame
+    reason: NDArray[np.uint8]
+    exposures: pl.DataFrame
+    given: frozenset[str] = frozenset()
+    system: str = ""
+    time_scale: str = ""
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.frame.height
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of rows by reason: ``usable``, and those reasons that occur."""
+        return count_reasons(self.reason)
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """Where rows may be solved with, shape (n,)."""
+        usable: NDArray[np.bool_] = self.reason == 0
+        return usable
+
+    def has(self, name: str) -> bool:
+        """Whether the input has a column, by its canonical name."""
+        return name in self.given
+
+
+def read_measurements(inputs: Any, *, columns: Mapping[str, str] | None = None, exposures: Any = None) -> Measurements:
+    """Read measurements and their exposures.
+
+    A flux becomes ``mag = zero - 2.5 log10(flux)`` with the zero of its unit (AB for nJy, Jy and maggies; 0 for
+    counts, which are divided by the exposure time where it is known), and ``mag_err = 2.5 / ln 10 * flux_err / flux``.
+
+    Parameters
+    ----------
+    inputs : path, folder, glob, astropy Table, polars frame, pyarrow Table, or a list of these
+        Several are one table.
+    columns : mapping of str to str, optional
+        Canonical to own name; an empty own name leaves a column out.
+    exposures : path or table, optional
+        One row per exposure_id (and band).
+
+    Raises
+    ------
+    InputError
+        The table cannot be used as it is; one line says why and what to do.
+    """
+    mapping = check_mapping(columns)
+    sources = open_sources(inputs)
+    table = None if exposures is None else load_exposures(exposures, mapping)
+    _check_conditions(mapping, sources, table)
+    gatherer, exposure_gatherer = Gatherer(), ExposureGatherer()
+    converters = _converters(sources, mapping, table)
+    records, warnings = [], [] if table is None else list(table.warnings)
+    for source, converter in zip(sources, converters, strict=True):
+        rows = 0
+        for raw in source.chunks(converter.columns):
+            chunk = _banded(converter(raw), table)
+            del raw
+            rows += chunk.keys.height
+            gatherer.add(chunk, source.label)
+            exposure_gatherer.add(chunk.keys, chunk.conditions, _sky(chunk))
+        own = {**converter.names, **converter.conditions}
+        records.append({"path": source.label, "rows": rows, "sha256": source.sha256(), "columns": own})
+        warnings += source.notes + written_notes(converter.notes)
+    if not gatherer.rows:
+        raise InputError(f"{sources[0].label}: the table has no rows")
+    frame, reason, bands = gatherer.finish()
+    mark_duplicates(frame, reason)
+    measured, more = exposure_gatherer.frame()
+    joined, missing = join_exposures(measured, table)
+    joined = joined.with_columns(pl.col("band").cast(bands))
+    warnings += more + missing + _count_warnings(converters[0])
+    records += [] if table is None else table.inputs
+    return Measurements(
+        frame,
+        reason,
+        joined,
+        given=_given(converters[0], joined),
+        system=converters[0].system,
+        time_scale=_time_scale(sources[0], converters[0], table),
+        inputs=records,
+        warnings=list(dict.fromkeys(warnings)),
+    )
+
+
+def iter_measurements(
+    inputs: Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+    exposures: Any = None,
+    batch_rows: int = CHUNK_ROWS,
+) -> Iterator[Measurements]:
+    """Read measurements batch by batch, in input order, in memory that does not grow with the input.
+
+    Every batch is checked as by `read_measurements`, with three differences: a duplicate is found only within its
+    batch, nights are not derived (they need all times), and sha256 is None. ECSV, VOTable and compressed FITS files
+    are read whole before they are cut.
+
+    Parameters
+    ----------
+    inputs, columns, exposures
+        As for `read_measurements`.
+    batch_rows : int
+        Rows of a batch, at most.
+
+    Raises
+    ------
+    InputError
+        As for `read_measurements`; for a fault in the values when its batch is reached.
+    """
+    mapping = check_mapping(columns)
+    sources = open_sources(inputs)
+    table = None if exposures is None else load_exposures(exposures, mapping)
+    _check_conditions(mapping, sources, table)
+    types: dict[str, Any] = {}
+    converters = _converters(sources, mapping, table)
+    seen = 0
+    for source, converter in zip(sources, converters, strict=True):
+        for raw in source.chunks(converter.columns, batch_rows):
+            chunk = _banded(converter(raw), table)
+            seen += chunk.keys.height
+            if not chunk.keys.height:
+                continue
+            one = Gatherer(types)
+            one.add(chunk, source.label)
+            around = ExposureGatherer()
+            around.add(chunk.keys, chunk.conditions, _sky(chunk))
+            measured, more = around.frame()
+            joined, _ = join_exposures(measured, table, nights=False)
+            frame, reason, bands = one.finish()
+            mark_duplicates(frame, reason)
+            own = {**converter.names, **converter.conditions}
+            yield Measurements(
+                frame,
+                reason,
+                joined.with_columns(pl.col("band").cast(bands)),
+                given=_given(converter, joined),
+                system=converter.system,
+                time_scale=_time_scale(source, converter, table),
+                inputs=[{"path": source.label, "rows": frame.height, "sha256": None, "columns": own}],
+                warnings=source.notes + written_notes(converter.notes) + more + _count_warnings(converter),
+            )
+    if not seen:
+        raise InputError(f"{sources[0].label}: the table has no rows")
+
+
+def _converters(sources: list[Source], mapping: Mapping[str, str], table: ExposureTable | None) -> list[Converter]:
+    """One for each table; all must have the same columns and the same kind of brightness."""
+    converters = [Converter(source, mapping) for source in sources]
+    first = converters[0]
+    for source, converter in zip(sources, converters, strict=True):
+        if table is not None and "exptime" in table.frame.columns:
+            converter.exptime = table.exptime
+        for mine, others in ((converter, first), (first, converter)):
+            for name in {**mine.names, **mine.conditions}:
+                if name not in others.names and name not in others.conditions:
+                    raise InputError(
+                        f"{others.source.label}: no column {name}, which {mine.source.label} has; "
+                        f"add it, or leave it out of all with --columns {name}="
+                    )
+        if converter.system != first.system:
+            raise InputError(
+                f"{source.label}: magnitudes are {converter.system or 'without a stated system'} and in "
+                f"{first.source.label} {first.system or 'without a stated system'}; give one system"
+            )
+    return converters
+
+
+def _check_conditions(mapping: Mapping[str, str], sources: Iterable[Source], table: ExposureTable | None) -> None:
+    """Refuse a condition that is not mapped to a column that the measurements or the exposure table have."""
+    known = {name for source in sources for name in source.names}
+    if table is not None:
+        known |= {own for record in table.inputs for own in record["columns"].values()}
+    for name, own in mapping.items():
+        if name in CONDITION_COLUMNS and own and own not in known:
+            source = next(iter(sources))
+            raise missing_column(source.label, f"{own}, which {name} was mapped to", source.names)
+
+
+def _banded(chunk: Chunk, table: ExposureTable | None) -> Chunk:
+    """Give a chunk without band that of its exposures, or the empty one."""
+    if "band" not in chunk.keys.columns:
+        if table is not None and table.has_band:
+            band = table.bands(chunk.keys)
+            chunk.keys = chunk.keys.insert_column(2, band.alias("band"))
+        else:
+            chunk.keys = chunk.keys.insert_column(2, pl.Series("band", [""]).new_from_index(0, chunk.keys.height))
+    return chunk
+
+
+def _sky(chunk: Chunk) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    return (chunk.numbers["ra"], chunk.numbers["dec"]) if "ra" in chunk.numbers else None
+
+
+def _given(converter: Converter, exposures: pl.DataFrame) -> frozenset[str]:
+    known = {c for c in CONDITIONS if c not in {"ra", "dec"} and exposures[c].null_count() < exposures.height}
+    band = {"band"} if "band" in converter.names or (exposures["band"].cast(pl.String) != "").any() else set()
+    return frozenset({*converter.names, *known, *band})
+
+
+def _time_scale(source: Source, converter: Converter, table: ExposureTable | None) -> str:
+    own = source.time_scales.get(converter.conditions.get("mjd", ""), "")
+    return (table.time_scale if table is not None else "") or own
+
+
+def _count_warnings(converter: Converter) -> list[str]:
+    if converter.scale.counts and converter.exptime is None and "exptime" not in converter.conditions:
+        return [
+            f"{converter.source.label}: fluxes are in counts and no exposure time is known; "
+            "each zero-point includes 2.5 log10 of its exposure time"
+        ]
+    return []

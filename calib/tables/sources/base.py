@@ -1,0 +1,71 @@
+"""What every table looks like from inside: names, units, and polars chunks with real nulls."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from calib.tables.errors import InputError
+
+CHUNK_ROWS = 1 << 20
+"""Rows read at a time."""
+
+
+class Source(abc.ABC):
+    """One table, in a file or in memory.
+
+    Attributes
+    ----------
+    label : str
+        What messages call it: the path, or words.
+    path : Path or None
+        Where it is a file.
+    names : list of str
+        Its columns.
+    units : dict of str to str
+        The unit of each column that states one.
+    time_scales : dict of str to str
+        The scale (utc, tai, tdb, ...) of each column that was a time.
+    rows : int or None
+        Number of rows where it is known before reading.
+    notes : list of str
+        Warnings about the table as a whole.
+    """
+
+    def __init__(self, label: str, path: Path | None = None) -> None:
+        self.label = label
+        self.path = path
+        self.names: list[str] = []
+        self.units: dict[str, str] = {}
+        self.time_scales: dict[str, str] = {}
+        self.rows: int | None = None
+        self.notes: list[str] = []
+
+    @abc.abstractmethod
+    def chunks(self, names: Sequence[str], batch_rows: int = CHUNK_ROWS) -> Iterator[pl.DataFrame]:
+        """Frames of at most about `batch_rows` rows with these columns, in order; masked values are null.
+
+        Times are days of MJD. It can be called again.
+        """
+
+    def where(self, column: str) -> str:
+        """Return the beginning of a message about a column."""
+        return f"{self.label}: column {column}"
+
+    def sha256(self) -> str | None:
+        """Checksum of the file in hexadecimal; None for a table in memory."""
+        if self.path is None:
+            return None
+        with self.path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    def unreadable(self, error: Exception) -> InputError:
+        """Make the error for a file that the reader of its format cannot read."""
+        text = str(error).split("\n")[0][:200] or type(error).__name__
+        return InputError(f"{self.label}: cannot be read as {type(self).format_name} ({text}); is the file whole?")
+
+    format_name = "a table"

@@ -1,0 +1,82 @@
+"""CSV files, streamed as text; which columns are whole numbers is decided over the whole file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from calib.tables.sources.base import CHUNK_ROWS, Source
+
+NULL_WORDS = ("", "NA", "N/A", "null", "NULL", "None", "--", "<NA>", "\\N")
+"""What stands for a missing value in text."""
+
+_WHOLE = r"^(0|-?[1-9][0-9]{0,18})$"
+
+
+class CsvSource(Source):
+    """A CSV (or, by the ending .tsv, tab-separated) file with a header; lines that begin with # are comments.
+
+    A column is int64 when every value of it in the file is a whole number that fits and has no leading zero,
+    otherwise text. Numbers in text are converted, and counted where they cannot be, later.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    InputError
+        The file cannot be read.
+    """
+
+    format_name = "CSV"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), path)
+        self._separator = "\t" if ".tsv" in path.suffixes else ","
+        self._whole: dict[str, bool] = {}
+        try:
+            own = self._scan().collect_schema().names()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise self.unreadable(error) from error
+        self._own = {name.strip().strip("\ufeff"): name for name in own}
+        self.names = list(self._own)
+
+    def _scan(self) -> pl.LazyFrame:
+        return pl.scan_csv(
+            self.path or "",
+            separator=self._separator,
+            infer_schema=False,
+            comment_prefix="#",
+            null_values=list(NULL_WORDS),
+            glob=False,
+        )
+
+    def _columns(self, names: Sequence[str]) -> pl.LazyFrame:
+        return self._scan().select(pl.col(self._own[n]).str.strip_chars().alias(n) for n in names)
+
+    def _find_whole(self, names: Sequence[str]) -> None:
+        new = [n for n in names if n not in self._whole]
+        if not new:
+            return
+        tests = [
+            (pl.col(n).str.contains(_WHOLE) & pl.col(n).cast(pl.Int64, strict=False).is_not_null()).all().alias(n)
+            for n in new
+        ]
+        empty = [pl.col(n).is_null().all().alias(f"{n}\0") for n in new]
+        answer = self._columns(new).select(*tests, *empty).collect(engine="streaming").row(0, named=True)
+        self._whole.update({n: bool(answer[n]) and not answer[f"{n}\0"] for n in new})
+
+    def chunks(self, names: Sequence[str], batch_rows: int = CHUNK_ROWS) -> Iterator[pl.DataFrame]:
+        """Frames of about `batch_rows` rows; see `Source.chunks`."""
+        try:
+            self._find_whole(names)
+            whole = [n for n in names if self._whole[n]]
+            lazy = self._columns(names).with_columns(pl.col(whole).cast(pl.Int64))
+            for frame in lazy.collect_batches(chunk_size=batch_rows, maintain_order=True, lazy=True):
+                for start in range(0, frame.height, batch_rows):
+                    yield frame.slice(start, batch_rows)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise self.unreadable(error) from error
