@@ -15,20 +15,21 @@ from calib.simulate.spec import SurveySpec
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_THICKEST = 2.5
+_THICKEST = 1.5
 _CHUNK = 256
 
 
 def cloud_history(spec: SurveySpec, nights: Nights, rng: np.random.Generator) -> Floats:
     """Draw the clouds' extinction (n_exposures,), mag, exactly zero in clear hours and on clear nights.
 
-    A slow and a fast process, cut below zero: clouds come in banks, with ripples of minutes on them.
+    A slow and a fast process, cut below zero: clouds come in banks, with ripples of minutes on them. Observers stop
+    at 1.5 mag.
     """
     n = len(nights.count)
     level = spec.cloud * np.exp(0.6 * rng.standard_normal(n))
-    cover = rng.normal(0.4, 0.8, n)
+    cover = rng.normal(0.5, 0.8, n)
     state = 0.9 * ornstein_uhlenbeck(rng, nights, spec.cloud_minutes) + 0.4 * ornstein_uhlenbeck(rng, nights, 6.0)
-    bank = np.maximum(0, state + cover[nights.night]) ** 1.3
+    bank = np.maximum(0, state + cover[nights.night])
     return np.minimum(np.where(nights.cloudy, level, 0.0)[nights.night] * bank, _THICKEST)
 
 
@@ -80,8 +81,8 @@ class CloudView:
         across = self.y[exposure] + 0.5 * (north * cos - east * sin)
         return np.asarray(np.exp(self.strength * self.screens(self.screen[exposure], along, across)))
 
-    def averages(self, base: Floats, camera: FocalPlane, angle: Floats) -> tuple[Floats, Floats, Floats]:
-        """Return field average and plane of the extinction (mag, mag over the half field along u and v).
+    def averages(self, base: Floats, camera: FocalPlane, angle: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """Return field average, variance and plane of the extinction (mag, mag2, mag over the half field along u, v).
 
         Parameters
         ----------
@@ -92,7 +93,7 @@ class CloudView:
         angle : float (n_exposures,)
             Rotation of the focal plane, rad.
         """
-        mean, plane_u, plane_v = np.zeros_like(base), np.zeros_like(base), np.zeros_like(base)
+        mean, variance, plane_u, plane_v = np.zeros((4, len(base)))
         u, v = camera.grid_u, camera.grid_v
         cloudy = np.flatnonzero(base > 0)
         for start in range(0, len(cloudy), _CHUNK):
@@ -101,6 +102,7 @@ class CloudView:
             east, north = (u * cos - v * sin).ravel(), (u * sin + v * cos).ravel()
             extinction = base[e, None] * self.factor(np.repeat(e, len(u)), east, north).reshape(len(e), -1)
             mean[e] = extinction.mean(axis=1)
+            variance[e] = extinction.var(axis=1)
             plane_u[e] = extinction @ u / (u @ u)
             plane_v[e] = extinction @ v / (v @ v)
-        return mean, plane_u, plane_v
+        return mean, variance, plane_u, plane_v

@@ -48,6 +48,8 @@ class Conditions:
         Which part of which screen the exposure looks through.
     map_strength : float (n_exposures, N_MAPS)
         Factor of each of the focal plane's maps but the colour's.
+    structure_rms
+        Rms over the field of clouds, flat field, edge loss and the gradient of extinction, mag.
     surface_x, surface_y
         Plane of the terms to be added to mag, mag over the half field, along u and v of the focal plane.
     error_scale, floor, excess_noise
@@ -76,6 +78,7 @@ class Conditions:
     cloud_base: Floats
     view: CloudView
     map_strength: Floats
+    structure_rms: Floats
     surface_x: Floats
     surface_y: Floats
     error_scale: Floats
@@ -104,7 +107,8 @@ def draw_conditions(
     night, hours = nights.night, nights.hours
     x, east, north = _airmass(pointings, hours, nights.transit_hour[night])
     half = np.radians(spec.fov_deg / 2)
-    angle = np.zeros(n) if spec.rotator == "fixed" else rng.uniform(0, 2 * np.pi, n)
+    turned = rng.uniform(0, 2 * np.pi, n)
+    angle = {"fixed": np.zeros(n), "flip": np.where(east > 0, np.pi, 0.0), "random": turned}[spec.rotator]
 
     ln_seeing = nights.ln_seeing[night] + 0.6 * spec.seeing_scatter * ornstein_uhlenbeck(rng, nights, 50.0)
     ln_seeing += 0.25 * spec.seeing_scatter * rng.standard_normal(n)
@@ -113,7 +117,7 @@ def draw_conditions(
 
     extinction = np.array([b.extinction for b in bands])[pointings.band] * nights.extinction_factor[night]
     base = cloud_history(spec, nights, rng)
-    cloud, cloud_u, cloud_v = view_of.averages(base, camera, angle)
+    cloud, variance, cloud_u, cloud_v = view_of.averages(base, camera, angle)
 
     ratio = seeing / spec.seeing
     strength = np.zeros((n, N_MAPS))
@@ -135,6 +139,8 @@ def draw_conditions(
     gx, gy = extinction * east * half, extinction * north * half
     plane_u += gx * np.cos(angle) + gy * np.sin(angle)
     plane_v += -gx * np.sin(angle) + gy * np.cos(angle)
+
+    variance += (gx**2 + gy**2) / 3 + ((strength @ np.cov(camera.grid_maps.T)) * strength).sum(axis=1)
 
     sky = np.array([b.sky for b in bands])[pointings.band] - _moonlight(spec, nights) - 0.3 * (x - 1)
     sky += 0.08 * rng.standard_normal(n)
@@ -158,7 +164,7 @@ def draw_conditions(
         airmass=x, seeing=seeing, sky=sky, exptime=exptime, angle=angle,
         gradient_east=east * half, gradient_north=north * half, extinction=extinction, zeropoint=zeropoint,
         cloud=cloud, cloud_base=base, view=view_of, map_strength=strength,
-        surface_x=-plane_u, surface_y=-plane_v, error_scale=error_scale,
+        structure_rms=np.sqrt(variance), surface_x=-plane_u, surface_y=-plane_v, error_scale=error_scale,
         floor=spec.floor * x**0.875 / 1.2**0.875, excess_noise=excess, background=background, keep=keep, trail=trail,
     )  # fmt: skip
 

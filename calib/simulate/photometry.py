@@ -138,7 +138,7 @@ class Camera:
             color=s[Star.COLOR_SEEN, own],
             mag=truth[own] - c.zeropoint[e] + systematic[k] + offset[k] + noise[k],
             mag_err=_MAG / signal_to_noise[k] / c.error_scale[e], flag=saturated[k].astype(np.int64),
-            sigma=sigma[k], sigma_total=np.sqrt(variance[k] + variability**2),
+            sigma=sigma[k], sigma_total=np.sqrt(variance[k] + variability**2 + c.structure_rms[e] ** 2),
             systematic=systematic[k], outlier=offset[k] != 0, outlier_offset=offset[k], noise=noise[k],
         )  # fmt: skip
 
@@ -154,7 +154,7 @@ class Camera:
     def _scene(self, exposures: Ints, rng: np.random.Generator) -> _Scene:
         """Project the sky on each exposure (gnomonic) and keep the stars on the field."""
         p, half = self.pointings, np.radians(self.spec.fov_deg / 2)
-        reach = self.spec.fov_deg / 2 * (1.0 if self.spec.rotator == "fixed" else np.sqrt(2))
+        reach = self.spec.fov_deg / 2 * (np.sqrt(2) if self.spec.rotator == "random" else 1.0)
         ra, dec = np.radians(p.ra), np.radians(p.dec)
         parts, places, counts = [], [], []
         for e in exposures:

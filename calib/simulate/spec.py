@@ -64,7 +64,8 @@ class SurveySpec:
         Filters, columns and rows of detectors, observing nights, and visits of each pointing over all bands.
     fov_deg, overlap, dither, rotator
         Side of the square field; overlap of neighbours and rms dither of a pass in units of that side; ``fixed`` as on
-        an equatorial mount, ``random`` as behind a rotator.
+        a fork mount, where a plane flat-field error cannot be told from a gradient over the sky; ``flip``, turned by
+        180 degrees past the meridian as on a German mount; ``random`` as behind a rotator.
     n_islands, n_bridges
         Groups of fields, and how many of them hang on to the next by one chain of single exposures.
 
@@ -111,13 +112,13 @@ class SurveySpec:
     fov_deg: float = 1.0
     overlap: float = 0.15
     dither: float = 0.2
-    rotator: Literal["fixed", "random"] = "fixed"
+    rotator: Literal["fixed", "flip", "random"] = "fixed"
     n_islands: int = 6
     n_bridges: int = 2
 
     cloudy_nights: float = 0.3
-    cloud: float = 0.2
-    cloud_structure: float = 0.12
+    cloud: float = 0.15
+    cloud_structure: float = 0.06
     cloud_minutes: float = 40.0
     extinction_scatter: float = 0.15
     zero_drift: float = 0.01
@@ -161,8 +162,8 @@ class SurveySpec:
         _check_strengths(self)
         if not self.bands or len(set(self.bands)) != len(self.bands):
             raise SpecError(f"bands are {self.bands}; name each filter once, and at least one")
-        if self.rotator not in ("fixed", "random"):
-            raise SpecError(f"rotator is {self.rotator!r}; it is fixed or random")
+        if self.rotator not in ("fixed", "flip", "random"):
+            raise SpecError(f"rotator is {self.rotator!r}; it is fixed, flip or random")
         lo, hi = self.error_scale
         if not 0 < lo <= hi < 100:
             raise SpecError(f"error_scale is {self.error_scale}; give (low, high), 0 < low <= high < 100")

@@ -132,8 +132,8 @@ class Sky:
         stars[Star.COLOR] = np.where(red, 1.5 + 0.35 * normal[0], 0.65 + 0.2 * normal[0])
         stars[Star.COLOR_SEEN] = stars[Star.COLOR] + (0.01 + 0.01 * np.maximum(0, stars[Star.MAG] - 18)) * normal[1]
         blended = uniform[4] < spec.blend_fraction * crowding
-        stars[Star.BLEND_RATIO] = np.where(blended, 10 ** (-0.4 * (5.5 * np.sqrt(uniform[5]))), 0.0)
-        stars[Star.BLEND_SEPARATION] = np.sqrt(1.0 + 30.0 * uniform[6])
+        stars[Star.BLEND_RATIO] = np.where(blended, 10 ** (-0.4 * (4.5 * np.sqrt(uniform[5]))), 0.0)
+        stars[Star.BLEND_SEPARATION] = np.sqrt(0.8 + 17.0 * uniform[6])
         variable = np.flatnonzero(uniform[7] < spec.variable_fraction)
         kind = 1 + rng.choice(len(KIND_SHARE), len(variable), p=KIND_SHARE)
         stars[Star.KIND, variable] = kind

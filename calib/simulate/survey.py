@@ -45,13 +45,14 @@ class Survey:
         exposure_id, mjd, night, airmass, seeing, sky, exptime, ra, dec.
     truth_exposures
         exposure_id, band, zeropoint, cloud, photometric, extinction_coefficient, excess_noise, error_scale, floor,
-        surface_x, surface_y (mag over the half field, added to mag, along the focal plane's u and v), rotation (deg),
-        group.
+        structure_rms, surface_x, surface_y (mag over the half field, added to mag, along the focal plane's u and v),
+        rotation (deg), group.
     truth_stars
         star_id, band, mag, color, variable, kind, amplitude, variability_rms, blend_ratio, blend_separation.
     truth_measurements
         Row by row with measurements: sigma, the standard deviation of noise; sigma_total, with the star's rms
-        variability added; systematic, all deterministic departures; outlier, outlier_offset, noise.
+        variability and the rms structure of the exposure's field added, which is all that weights can know;
+        systematic, all deterministic departures; outlier, outlier_offset, noise.
     """
 
     measurements: pl.DataFrame
@@ -136,7 +137,7 @@ class Simulation:
                 "exposure_id": c.exposure_id, "band": self._band(self.pointings.band), "zeropoint": c.zeropoint,
                 "cloud": c.cloud, "photometric": c.cloud == 0, "extinction_coefficient": c.extinction,
                 "excess_noise": c.excess_noise, "error_scale": c.error_scale, "floor": c.floor,
-                "surface_x": c.surface_x, "surface_y": c.surface_y, "rotation": np.degrees(c.angle),
+                "structure_rms": c.structure_rms, "surface_x": c.surface_x, "surface_y": c.surface_y, "rotation": np.degrees(c.angle),
                 "group": self.pointings.group,
             }
         )  # fmt: skip
