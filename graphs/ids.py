@@ -38,7 +38,7 @@ def read_ids(table: Any, column: str) -> pl.Series:
         elif names is None or hasattr(names, "keys"):
             names = list(table.keys())
         raise GraphError(
-            f"the table has no column {column!r}; name yours with star= or exposure= (it has {', '.join(map(str, names))})"
+            f"no column {column!r} among {', '.join(map(str, names))}; name yours with star= or exposure="
         ) from None
     series = _as_series(raw, column)
     if series.dtype in (pl.Categorical, pl.Enum, pl.Binary):

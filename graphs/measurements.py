@@ -83,9 +83,7 @@ class MeasurementGraph:
         return cls(star_ptr, sorted_exposure, order, len(exposure_ids), star_ids, exposure_ids)
 
     @classmethod
-    def from_codes(
-        cls, star_codes: Int32s, exposure_codes: Int32s, n_stars: int, n_exposures: int
-    ) -> MeasurementGraph:
+    def from_codes(cls, star_codes: Int32s, exposure_codes: Int32s, n_stars: int, n_exposures: int) -> MeasurementGraph:
         """Graph of measurements whose stars and exposures are numbered already.
 
         Parameters
