@@ -3,8 +3,8 @@
     scale_i^2 = c_e^2 sigma_i^2 + f^2 + v_e + u_s
 
 with c_e the error scale of the node, f a floor, v_e the node's excess variance and u_s the star's variability. Each part
-is updated by the ratio of its score's two halves, the minorise-maximise step of Zhou, Hu, Qiao & Cho (2019, JASA 114,
-1371), on expected squared residuals r^2 + Var(prediction), which makes the likelihood the restricted one. Stars'
+takes Fisher-scoring steps in its logarithm on expected squared residuals r^2 + Var(prediction), which makes the
+likelihood the restricted one (Patterson & Thompson 1971, Biometrika 58, 545). Stars'
 variabilities have no formula: u_s takes values on a grid whose shares are learned (empirical Bayes, Laird 1978).
 """
 
@@ -77,42 +77,60 @@ class NoiseModel:
         """c_e^2 sigma_i^2 + f^2 + v_e of every measurement, (n,)."""
         return _base(node, err, self.error_scale2, self.floor[self.band] + self.excess)
 
-    def update(self, sums: NodeSums) -> None:
-        """One step of every part from the sums over measurements."""
+    def update(self, sums: NodeSums) -> float:
+        """One step of every part from the sums over measurements; returns the largest change of a survey's part, in log."""
         band, n_bands = self.band, self.floor.size
+        loss = self.dof / (self.dof + 3.0)  # information of a Student-t on its scale, over a normal's
 
         def pooled(x: Array) -> Array:
             return np.bincount(band, weights=x, minlength=n_bands)
 
-        c2, s2 = self.error_scale2, self.survey_scale2[band]
-        self.error_scale2 = c2 * _ratio(sums.score_sigma + SCALE_STRENGTH * s2 / c2**2, sums.rate_sigma + SCALE_STRENGTH / c2)
-        self.survey_scale2 = np.exp(pooled(np.log(self.error_scale2) * sums.count) / np.maximum(pooled(sums.count), 1))
-        self.floor = np.maximum(self.floor * _ratio(pooled(sums.score_one), pooled(sums.rate_one)), TINY)
-        v, t = self.excess, self.survey_excess[band]
-        self.excess = np.maximum(
-            v * _ratio(sums.score_one + EXCESS_STRENGTH * t / v**2, sums.rate_one + EXCESS_STRENGTH / v), TINY
+        c2, s2 = self.error_scale2, self.survey_scale2
+        belief = s2[band] / c2
+        step = _step(
+            c2 * (sums.score_sigma - sums.rate_sigma) + SCALE_STRENGTH * (belief - 1.0),
+            loss * c2**2 * sums.information_sigma + SCALE_STRENGTH * belief,
         )
+        self.error_scale2 = c2 * np.exp(step)
+        known = np.maximum(sums.count, 1e-9)
+        self.survey_scale2 = np.exp(pooled(np.log(self.error_scale2) * known) / pooled(known))
+        f = self.floor
+        self.floor = np.maximum(
+            f * np.exp(_step(pooled(sums.score_one - sums.rate_one) * f, loss * f**2 * pooled(sums.information_one))), TINY
+        )
+        v, t = self.excess, self.survey_excess[band]
+        step = _step(
+            v * (sums.score_one - sums.rate_one) + EXCESS_STRENGTH * (t / v - 1.0),
+            loss * v**2 * sums.information_one + EXCESS_STRENGTH * t / v,
+        )
+        self.excess = np.maximum(v * np.exp(step), TINY)
         n = np.bincount(band, minlength=n_bands)
         self.survey_excess = np.maximum(n / np.maximum(pooled(1.0 / self.excess), 1e-300), TINY)
         self.shares = sums.shares / sums.shares.sum()
         if sums.dof_likelihood is not None:
             self.dof = float(DOF_GRID[np.argmax(sums.dof_likelihood)])
+        change = float(np.abs(np.log(self.survey_scale2 / s2)).max())
+        felt = (self.floor > 1e-6) | (f > 1e-6)
+        return max(change, float(np.abs(np.log(self.floor / f))[felt].max(initial=0.0)))
 
 
-def _ratio(score: Array, rate: Array) -> Array:
+def _step(score: Array, information: Array) -> Array:
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = np.where(rate > 0, score / rate, 1.0)
-    return np.clip(ratio, 0.2, 5.0)
+        step = np.where(information > 0, score / information, 0.0)
+    return np.clip(step, -1.0, 1.0)
 
 
 @dataclass
 class NodeSums:
-    """Sums over the measurements of each node: halves of the scores of c_e^2 (``sigma``) and of v_e and f^2 (``one``)."""
+    """Sums over the measurements of each node: halves of the scores, and informations, of c_e^2
+    (``sigma``) and of v_e and f^2 (``one``)."""
 
     score_sigma: Array
     rate_sigma: Array
     score_one: Array
     rate_one: Array
+    information_sigma: Array
+    information_one: Array
     count: Array
     shares: Array
     dof_likelihood: Array | None
@@ -129,7 +147,7 @@ def _base(node, err, c2, rest):
 
 @njit(cache=True, nogil=True)
 def _weigh(star_ptr, node, err, base, d2, dof, norm, grid, log_shares, w, variable, u_mean, sums, shares):
-    # weights (n) and, per star, the probability of variability and its expected variance; sums (E, 5); returns the
+    # weights (n) and, per star, the probability of variability and its expected variance; sums (E, 7); returns the
     # log likelihood. d2 is the expected squared residual. Marginalised over the grid of u_s: every quantity is an
     # expectation over its posterior.
     S = star_ptr.size - 1
@@ -175,6 +193,7 @@ def _weigh(star_ptr, node, err, base, d2, dof, norm, grid, log_shares, w, variab
             wi = 0.0
             score = 0.0
             rate = 0.0
+            info = 0.0
             for k in range(G):
                 if p[k] < 1e-9:
                     continue
@@ -183,6 +202,7 @@ def _weigh(star_ptr, node, err, base, d2, dof, norm, grid, log_shares, w, variab
                 wi += t
                 score += t * d2[i] / s2
                 rate += p[k] / s2
+                info += p[k] / (s2 * s2)
             w[i] = wi
             e = node[i]
             sg = np.float64(err[i]) * np.float64(err[i])
@@ -190,7 +210,9 @@ def _weigh(star_ptr, node, err, base, d2, dof, norm, grid, log_shares, w, variab
             sums[e, 1] += sg * rate
             sums[e, 2] += score
             sums[e, 3] += rate
-            sums[e, 4] += 1.0
+            sums[e, 4] += sg * sg * info
+            sums[e, 5] += info
+            sums[e, 6] += 1.0
     return total
 
 
@@ -241,7 +263,7 @@ def weigh(
     base = model.base(node, err)
     w = np.empty(node.size)
     variable, u = np.empty(n_stars), np.empty(n_stars)
-    sums, shares = np.zeros((n_nodes, 5)), np.full(VARIABILITY_GRID.size, 1e-3)
+    sums, shares = np.zeros((n_nodes, 7)), np.full(VARIABILITY_GRID.size, 1e-3)
     shares[0] += 1.0
     log_likelihood = _weigh(
         star_ptr, node, err, base, squared_residual, model.dof, _t_norm(model.dof), VARIABILITY_GRID,

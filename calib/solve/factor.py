@@ -194,7 +194,9 @@ class Factor:
             local[first:stop] = np.arange(width)
             local[rows] = width + np.arange(rows.size)
             front = np.zeros(((width + rows.size) * K,) * 2, order="F")
-            _fill_front(front, first, width, rows, tree.order, symbolic.rank, ptr, adj, link, up, diagonal, blocks, local, K)
+            _fill_front(
+                front, first, width, rows, tree.order, symbolic.rank, ptr, adj, link, up, diagonal, blocks, local, K
+            )
             for update, where in updates[q]:
                 _extend_add(front, update, where, K)
             updates[q] = []
@@ -270,7 +272,9 @@ class Factor:
                 inverse[:m, m:] = z21.T
                 own -= g.T @ z21
             inverse[:m, :m] = own
-            _store_inverse(inverse, first, width, tree.order, symbolic.rank, ptr, adj, link, up, local, K, diagonal, blocks)
+            _store_inverse(
+                inverse, first, width, tree.order, symbolic.rank, ptr, adj, link, up, local, K, diagonal, blocks
+            )
             if waiting[q] > 0:
                 fronts[q] = inverse
         return Selected(diagonal, blocks)

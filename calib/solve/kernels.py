@@ -82,7 +82,7 @@ def assemble(star_ptr, node, node_ptr, position, star, w, inv, indptr, indices, 
     # L = blockdiag(sum w phi phi') - B' D^-1 B into diagonal (E, K, K), added to, and blocks (links, K, K), overwritten.
     # Node by node: each row of links is owned by one node, so the sums need no search and no lock.
     E = node_ptr.size - 1
-    place = np.full(E, -1, np.int64)
+    place = np.full(indptr.size - 1, -1, np.int64)
     pi = np.empty(K)
     pj = np.empty(K)
     blocks[:] = 0.0
@@ -230,7 +230,23 @@ def _find(indices, low, high, f):
 
 @njit(cache=True, nogil=True)
 def prediction_variance(
-    star_ptr, node, w, inv, indptr, indices, xy, K, centre, P, h, var_diagonal, var_blocks, gauge, variance, star_cov, star_gauge
+    star_ptr,
+    node,
+    w,
+    inv,
+    indptr,
+    indices,
+    xy,
+    K,
+    centre,
+    P,
+    h,
+    var_diagonal,
+    var_blocks,
+    gauge,
+    variance,
+    star_cov,
+    star_gauge,
 ):
     # From the covariance of theta on the pattern of L: the variance (n) of each prediction u . star - phi . theta,
     # the covariance (S, 3, packed) of each star's unknowns, and their covariance (S, P) with the gauge, of which

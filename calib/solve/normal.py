@@ -18,33 +18,61 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Precisions:
-    """Gaussian priors of the unknowns, as precisions in 1/mag^2 (0: none).
+class Hubs:
+    """Unknowns shared by many nodes: the border of the Laplacian, kept as extra nodes so that it stays sparse.
+
+    A hub j couples to node e by a K x K block; what it means (the illumination of a night, an extinction coefficient) is
+    known to whoever made it.
 
     Attributes
     ----------
-    node
-        (E, K), of each node's zero-point and surface.
-    node_mean
-        (E, K), the means they pull towards, in mag.
+    n
+        H, number of hubs; they follow the E nodes of the design.
+    row, column
+        int32 (C,), coupled pairs, ``row < column``, column a hub (numbered from E), sorted by row then column.
+    """
+
+    n: int
+    row: NDArray[np.int32]
+    column: NDArray[np.int32]
+
+    @classmethod
+    def none(cls) -> Hubs:
+        """No border."""
+        return cls(0, np.zeros(0, np.int32), np.zeros(0, np.int32))
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A Gaussian prior of all unknowns, as precisions in 1/mag^2.
+
+    Attributes
+    ----------
+    diagonal
+        (E + H, K, K), of nodes and hubs.
+    coupling
+        (C, K, K), of the pairs of the hubs.
+    rhs
+        (E + H, K), precision times mean.
     star
         (S,), of each star's response to seeing; its mean is zero.
     """
 
-    node: Array
-    node_mean: Array
+    diagonal: Array
+    coupling: Array
+    rhs: Array
     star: Array
 
     @classmethod
-    def none(cls, design: Design) -> Precisions:
-        """No priors; only for designs without local terms."""
-        shape = (design.n_nodes, design.block)
-        return cls(np.zeros(shape), np.zeros(shape), np.zeros(design.n_stars))
+    def none(cls, design: Design) -> Prior:
+        """No prior and no hubs; only for designs without local terms."""
+        E, K = design.n_nodes, design.block
+        return cls(np.zeros((E, K, K)), np.zeros((0, K, K)), np.zeros((E, K)), np.zeros(design.n_stars))
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Unknowns at the minimum: ``theta`` (E, K), ``stars`` (S, P) and the residuals (n), all in mag."""
+    """Unknowns at the minimum: ``theta`` (E + H, K), ``stars`` (S, P) and the residuals (n), all in mag."""
 
     theta: Array
     stars: Array
@@ -58,39 +86,54 @@ class Spread:
     Attributes
     ----------
     node
-        (E, K, K), covariance of each node's unknowns in the gauge.
+        (E + H, K, K), covariance of each node's unknowns in the gauge, hubs last.
     star
         (S, 3), packed covariance of each star's unknowns in the gauge.
     prediction
         (n,), variance of ``u . star - phi . theta``, the same in every gauge.
+    coupling
+        (C, K, K), covariance of the hubs' pairs, without gauge; only for coefficients that a gauge leaves alone.
     """
 
     node: Array
     star: Array
     prediction: Array
+    coupling: Array
 
 
 class Topology:
-    """What a design's pattern fixes while weights change: components, grounded nodes, the symbolic factor."""
+    """What a design's pattern fixes while weights change: components, grounded nodes, the symbolic factor.
 
-    def __init__(self, design: Design) -> None:
-        links = design.links
-        n = design.n_nodes
+    Components are those of the stars' links alone; hubs that tie zero-points together are named by ``ties``.
+    """
+
+    def __init__(self, design: Design, hubs: Hubs | None = None) -> None:
+        links, n = design.links, design.n_nodes
+        self.hubs = hubs = hubs or Hubs.none()
         pattern = csr_array((np.ones(links.indices.size, np.int8), links.indices, links.indptr), shape=(n, n))
         self.n_components, labels = connected_components(pattern, directed=False)
         self.component: NDArray[np.int32] = labels.astype(np.int32)
-        degree = np.bincount(design.graph.exposure, minlength=n)
-        by_degree = np.lexsort((-degree, labels))
-        first = np.searchsorted(labels[by_degree], np.arange(self.n_components))
-        self.grounded: NDArray[np.int64] = by_degree[first]
-        self.degree = degree
+        self.degree = np.bincount(design.graph.exposure, minlength=n)
+        by_degree = np.lexsort((-self.degree, labels))
+        self.grounded: NDArray[np.int64] = by_degree[np.searchsorted(labels[by_degree], np.arange(self.n_components))]
         self.size = np.bincount(labels, minlength=self.n_components)
-        self._links = links
+        # the links with the hubs' pairs at the end of each row
+        counts = np.diff(links.indptr)
+        extra = np.bincount(hubs.row, minlength=n + hubs.n)
+        counts = np.concatenate([counts, np.zeros(hubs.n, counts.dtype)])
+        self.indptr = np.concatenate([[0], np.cumsum(counts + extra)]).astype(np.int64)
+        self.indices = np.empty(self.indptr[-1], np.int32)
+        first_extra = np.concatenate([[0], np.cumsum(extra)])[:-1]
+        self.pair_at = self.indptr[hubs.row] + counts[hubs.row] + np.arange(hubs.row.size) - first_extra[hubs.row]
+        own = np.ones(self.indices.size, bool)
+        own[self.pair_at] = False
+        self.indices[own] = links.indices
+        self.indices[self.pair_at] = hubs.column
 
     @cached_property
     def symbolic(self) -> Symbolic:
-        """Symbolic factor of the links' pattern."""
-        return Symbolic(self._links.indptr, self._links.indices)
+        """Symbolic factor of the pattern."""
+        return Symbolic(self.indptr, self.indices)
 
     @cached_property
     def mean_gauge(self) -> Array:
@@ -109,60 +152,57 @@ class NormalEquations:
         float64 (n,), magnitudes, sorted by star.
     w
         float (n,), weights in 1/mag^2, none negative.
-    precisions
-        Priors of the unknowns.
+    prior
+        Of the unknowns, with the hubs of the topology.
     topology
         Of the design; made when not given.
     """
 
     def __init__(
-        self, design: Design, m: Array, w: NDArray[np.floating], precisions: Precisions, topology: Topology | None = None
+        self, design: Design, m: Array, w: NDArray[np.floating], prior: Prior, topology: Topology | None = None
     ) -> None:
-        self.design, self.m, self.w, self.precisions = design, m, w, precisions
+        self.design, self.m, self.w, self.prior = design, m, w, prior
         self.topology = topology or Topology(design)
         self._sorted = (design.graph.star_ptr, design.graph.exposure)
         xy, centre, response = design.arrays
         self._place = (xy, design.block, centre, design.star_block, response)
-        self.star_inverse: Array = kernels.star_inverses(
-            *self._sorted, w, design.star_block, response, precisions.star
-        )
+        self.star_inverse: Array = kernels.star_inverses(*self._sorted, w, design.star_block, response, prior.star)
 
     @cached_property
     def blocks(self) -> tuple[Array, Array]:
-        """(diagonal (E, K, K), off-diagonal (links, K, K)) of L, with precisions, without ground."""
-        design, K = self.design, self.design.block
-        diagonal = np.zeros((design.n_nodes, K, K))
-        diagonal[:, np.arange(K), np.arange(K)] = self.precisions.node
-        off = np.empty((design.links.indices.size, K, K))
-        by_node = design.by_node
+        """(diagonal (E + H, K, K), off-diagonal (links, K, K)) of L with its prior, without ground."""
+        top = self.topology
+        diagonal = self.prior.diagonal.copy()
+        off = np.empty((top.indices.size, *diagonal.shape[1:]))
         kernels.assemble(
-            *self._sorted, *by_node, self.w, self.star_inverse, design.links.indptr, design.links.indices,
+            *self._sorted, *self.design.by_node, self.w, self.star_inverse, top.indptr, top.indices,
             *self._place, diagonal, off,
         )  # fmt: skip
+        off[top.pair_at] += self.prior.coupling
         return diagonal, off
 
     @cached_property
     def rhs(self) -> Array:
-        """T (E, K)."""
-        out = self.precisions.node * self.precisions.node_mean
+        """T (E + H, K)."""
+        out = self.prior.rhs.copy()
         kernels.right_hand_side(*self._sorted, self.m, self.w, self.star_inverse, *self._place, out)
         return out
+
+    @cached_property
+    def floating(self) -> NDArray[np.bool_]:
+        """(components,), whether nothing but the gauge holds a component's zero-points."""
+        top = self.topology
+        n = top.component.size
+        held = np.bincount(top.component, weights=self.prior.diagonal[:n, 0, 0], minlength=top.n_components)
+        return np.asarray(held == 0.0)
 
     @cached_property
     def factor(self) -> Factor:
         """Cholesky factor of L with one node of each floating component held."""
         diagonal, off = self.blocks
         diagonal = diagonal.copy()
-        ground = self.topology.grounded
-        floating = np.ones(ground.size, bool)
-        held = np.bincount(
-            self.topology.component, weights=self.precisions.node[:, 0], minlength=self.topology.n_components
-        )
-        floating = held == 0.0
-        g = ground[floating]
+        g = self.topology.grounded[self.floating]
         diagonal[g, 0, 0] += np.where(diagonal[g, 0, 0] > 0, diagonal[g, 0, 0], 1.0)
-        loose = ~(diagonal[:, 0, 0] > 0)  # a node whose every weight is zero
-        diagonal[loose] += np.eye(self.design.block)
         # a coefficient that neither data nor prior constrains stays where it is
         k = np.arange(self.design.block)
         stiff = diagonal[:, k, k]
@@ -170,18 +210,22 @@ class NormalEquations:
         return Factor(self.topology.symbolic, diagonal, off)
 
     def apply(self, theta: Array) -> Array:
-        """``L theta`` straight from the measurements, (E, K)."""
-        out = self.precisions.node * theta
-        kernels.apply(*self._sorted, self.w, self.star_inverse, *self._place, np.ascontiguousarray(theta, float), out)
+        """``L theta`` straight from the measurements, (E + H, K)."""
+        theta = np.ascontiguousarray(theta, float)
+        hubs, n = self.topology.hubs, self.design.n_nodes
+        out = np.einsum("eab,eb->ea", self.prior.diagonal, theta)
+        np.add.at(out, hubs.row, np.einsum("cab,cb->ca", self.prior.coupling, theta[hubs.column]))
+        np.add.at(out, hubs.column, np.einsum("cab,ca->cb", self.prior.coupling, theta[hubs.row]))
+        kernels.apply(*self._sorted, self.w, self.star_inverse, *self._place, theta[:n], out)
         return out
 
     def centred(self, theta: Array) -> Array:
         """Theta with the zero-points of each floating component shifted to zero mean."""
         out = theta.copy()
         top = self.topology
-        floating = np.bincount(top.component, weights=self.precisions.node[:, 0], minlength=top.n_components) == 0.0
-        mean = np.bincount(top.component, weights=theta[:, 0], minlength=top.n_components) / top.size
-        out[:, 0] -= np.where(floating, mean, 0.0)[top.component]
+        n = top.component.size
+        mean = np.bincount(top.component, weights=theta[:n, 0], minlength=top.n_components) / top.size
+        out[:n, 0] -= np.where(self.floating, mean, 0.0)[top.component]
         return out
 
     def estimate(self, theta: Array | None = None) -> Estimate:
@@ -200,29 +244,28 @@ class NormalEquations:
         In a component held by priors on its zero-points no gauge is needed and none is applied.
         """
         top, design, K = self.topology, self.design, self.design.block
+        n = design.n_nodes
         selected = self.factor.selected_inverse()
-        functional = np.zeros((design.n_nodes, K))
-        functional[:, 0] = top.mean_gauge if gauge is None else gauge
-        held = np.bincount(top.component, weights=self.precisions.node[:, 0], minlength=top.n_components) > 0.0
-        functional[held[top.component]] = 0.0
+        functional = np.zeros((n + top.hubs.n, K))
+        functional[:n, 0] = np.where(self.floating[top.component], top.mean_gauge if gauge is None else gauge, 0.0)
         along = self.factor.solve(functional)  # covariance of theta with the gauge
-        variance_gauge = np.bincount(top.component, weights=(along * functional).sum(1), minlength=top.n_components)
+        variance_gauge = np.bincount(top.component, weights=(along * functional)[:n, 0], minlength=top.n_components)
         node = selected.diagonal.copy()
-        node[:, :, 0] -= along
-        node[:, 0, :] -= along
-        node[:, 0, 0] += variance_gauge[top.component]
+        node[:n, :, 0] -= along[:n]
+        node[:n, 0, :] -= along[:n]
+        node[:n, 0, 0] += variance_gauge[top.component]
         prediction = np.empty(design.n_measurements)
         star = np.empty((design.n_stars, 3))
         star_gauge = np.empty((design.n_stars, design.star_block))
         kernels.prediction_variance(
-            *self._sorted, self.w, self.star_inverse, design.links.indptr, design.links.indices, *self._place,
+            *self._sorted, self.w, self.star_inverse, top.indptr, top.indices, *self._place,
             selected.diagonal, selected.blocks, along, prediction, star, star_gauge,
         )  # fmt: skip
         first = design.graph.exposure[np.minimum(design.graph.star_ptr[:-1], max(design.n_measurements - 1, 0))]
         star[:, 0] += variance_gauge[top.component[first]] - 2.0 * star_gauge[:, 0]
         if design.star_block == 2:
             star[:, 1] -= star_gauge[:, 1]
-        return Spread(node, star, prediction)
+        return Spread(node, star, prediction, selected.blocks[top.pair_at])
 
     @property
     def log_det(self) -> float:

@@ -1,0 +1,160 @@
+"""The robust solve: weights, variances and local terms in turn, each from the exact posterior of the last solve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.model.noise import NoiseModel, Weighted, weigh
+from calib.solve.design import Design
+from calib.solve.local import Hierarchy, LocalTerms
+from calib.solve.normal import Estimate, NormalEquations, Prior, Spread, Topology
+
+Array = NDArray[np.float64]
+
+
+@dataclass
+class RobustFit:
+    """Where the robust solve came to rest."""
+
+    design: Design
+    noise: NoiseModel
+    terms: LocalTerms
+    prior: Prior
+    weighted: Weighted
+    equations: NormalEquations
+    estimate: Estimate
+    spread: Spread
+    evidence: float
+    passes: int
+    converged: bool
+    change: float
+
+
+def absolute_start(
+    design: Design, m: Array, err: NDArray[np.float32], topology: Topology, floor: float = 0.005, passes: int = 12
+) -> Estimate:
+    """Least absolute deviations by reweighting: convex, so no exposure can be clipped away by a bad beginning.
+
+    Weights never exceed 1 / (sigma^2 + floor^2), with the corner rounded more finely from pass to pass.
+    """
+    plain = design.with_terms(0, None)
+    none = Prior.none(plain)
+    scale = np.sqrt(err.astype(float) ** 2 + floor**2)
+    w = 1.0 / scale**2
+    estimate = NormalEquations(plain, m, w, none, topology).estimate()
+    corner = max(1.0, float(np.quantile(np.abs(estimate.residual) / scale, 0.9)))
+    for _ in range(passes):
+        t = np.abs(estimate.residual) / scale
+        w = 1.0 / (scale**2 * np.sqrt(corner**2 + t**2))
+        estimate = NormalEquations(plain, m, w, none, topology).estimate()
+        corner = max(1.0, 0.5 * corner)
+    return estimate
+
+
+def start_noise(design: Design, err: NDArray[np.float32], residual: Array, band: NDArray[np.int32]) -> NoiseModel:
+    """Error scale of each band from the median absolute residual; only a start, all is estimated afterwards."""
+    of = band[design.graph.exposure]
+    n_bands = int(band.max()) + 1
+    scale2 = np.ones(n_bands)
+    z = np.abs(residual) / np.sqrt(err.astype(float) ** 2 + 0.004**2)
+    for b in range(n_bands):
+        inside = z[(of == b) & (z > 0)]
+        if inside.size:
+            scale2[b] = np.clip(1.4826 * np.median(inside), 0.3, 30.0) ** 2
+    return NoiseModel.start(band, scale2)
+
+
+def fit(
+    design: Design,
+    m: Array,
+    err: NDArray[np.float32],
+    band: NDArray[np.int32],
+    *,
+    hierarchy: Hierarchy | None = None,
+    topology: Topology | None = None,
+    start: Estimate | None = None,
+    noise: NoiseModel | None = None,
+    terms: LocalTerms | None = None,
+    max_passes: int = 60,
+    tolerance: float = 0.02,
+    learn: bool = True,
+    progress: Callable[[int, float], None] | None = None,
+) -> RobustFit:
+    """Solve, spread, weigh, update, until zero-points move by less than tolerance of their errors.
+
+    Parameters
+    ----------
+    m, err
+        (n,), magnitudes and reported errors, mag, sorted by star.
+    band
+        int (E,), band of each node.
+    hierarchy
+        What surfaces shrink to; each band's mean when not given.
+    topology
+        Of the design with the hierarchy's hubs.
+    start
+        Residuals to begin from; least absolute deviations when not given.
+    noise, terms
+        To begin from; with learn=False they are kept.
+    tolerance
+        Largest root mean square change of z / sigma_z in the last pass.
+    """
+    if design.block > 1 and hierarchy is None:
+        hierarchy = Hierarchy.of(band, None)
+    hubs = hierarchy.hubs if hierarchy is not None and design.block > 1 else None
+    topology = topology or Topology(design, hubs)
+    star_ptr, node = design.graph.star_ptr, design.graph.exposure
+    visits = np.diff(star_ptr)
+    if start is None:
+        start = absolute_start(design, m, err, Topology(design))
+    noise = noise or start_noise(design, err, start.residual, band)
+    terms = terms or LocalTerms(design, hierarchy)
+    prior = terms.prior(design)
+    # the first weights: residuals of the start, whose predictions' variance is not known yet
+    weighted = weigh(noise, star_ptr, node, err, start.residual**2)
+    before: Array | None = None
+    change = moved = np.inf
+    converged = False
+    linked = topology.size[topology.component] > 1
+    for n_pass in range(1, max_passes + 1):
+        equations = NormalEquations(design, m, weighted.w, prior, topology)
+        estimate = equations.estimate()
+        spread = equations.spread()
+        z = estimate.theta[: design.n_nodes, 0]
+        sigma = np.sqrt(np.maximum(spread.node[: design.n_nodes, 0, 0], 1e-20))
+        if before is not None:
+            change = float(np.sqrt(np.mean(((z - before) / sigma)[linked] ** 2))) if linked.any() else 0.0
+        before = z
+        if progress:
+            progress(n_pass, change)
+        terms.observe(design, estimate, spread)
+        if change < tolerance and moved < 0.05:
+            converged = True
+            break
+        d2 = estimate.residual**2 + spread.prediction
+        weighted = weigh(noise, star_ptr, node, err, d2, fit_dof=learn and n_pass % 2 == 0)
+        if learn:
+            moved = max(noise.update(weighted.sums), terms.update(topology.degree, visits))
+        prior = terms.prior(design)
+    evidence = _evidence(design, noise, terms, equations, estimate, err)
+    return RobustFit(
+        design, noise, terms, prior, weighted, equations, estimate, spread, evidence, n_pass, converged, change
+    )
+
+
+def _evidence(
+    design: Design, noise: NoiseModel, terms: LocalTerms, equations: NormalEquations, estimate: Estimate,
+    err: NDArray[np.float32],
+) -> float:  # fmt: skip
+    """Log marginal likelihood by Laplace's method; differences between local terms are what counts."""
+    weighted = weigh(noise, design.graph.star_ptr, design.graph.exposure, err, estimate.residual**2)
+    visits = np.diff(design.graph.star_ptr)
+    measured = int((visits > 0).sum())
+    hubs = equations.topology.hubs.n * (design.block - 1)
+    n_unknowns = design.n_nodes * design.block + hubs + measured * design.star_block
+    value = weighted.sums.log_likelihood + terms.log_density(visits > 0)
+    return value + 0.5 * n_unknowns * float(np.log(2 * np.pi)) - 0.5 * equations.log_det
