@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from calib.tables.reasons import mark
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 _KEYS = ("star_id", "exposure_id", "band", "detector", "mag", "mag_err")
 
 
@@ -16,7 +16,7 @@ def mark_duplicates(frame: pl.DataFrame, reason: NDArray[np.uint8]) -> None:
     """Give every usable row that repeats an earlier usable one the reason ``duplicate``, in place.
 
     A repeat has the same star, exposure, band, detector, magnitude and error; two different measurements of a star
-    in one exposure are not one. Only 64-bit hashes are sorted, and only rows whose hash occurs twice are compared.
+    in one exposure are not one. Only 32-bit hashes are sorted, and only rows whose hash occurs twice are compared.
 
     Parameters
     ----------
@@ -25,10 +25,9 @@ def mark_duplicates(frame: pl.DataFrame, reason: NDArray[np.uint8]) -> None:
     reason : uint8 array, shape (n,)
     """
     keys = frame.select(c for c in _KEYS if c in frame.columns)
-    hashes = np.empty(frame.height, np.uint64)
+    hashes = np.empty(frame.height, np.uint32)
     for start in range(0, frame.height, _BLOCK):
-        block = keys.slice(start, _BLOCK)
-        hashes[start : start + block.height] = block.hash_rows().to_numpy()
+        hashes[start : start + _BLOCK] = _hash(keys.slice(start, _BLOCK))
     hashes.sort()
     repeated = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
     del hashes
@@ -36,7 +35,7 @@ def mark_duplicates(frame: pl.DataFrame, reason: NDArray[np.uint8]) -> None:
         return
     rows = []
     for start in range(0, frame.height, _BLOCK):
-        found = keys.slice(start, _BLOCK).hash_rows().to_numpy()
+        found = _hash(keys.slice(start, _BLOCK))
         place = np.minimum(np.searchsorted(repeated, found), repeated.size - 1)
         rows.append(start + np.flatnonzero(repeated[place] == found))
     row = np.concatenate(rows)
@@ -45,6 +44,10 @@ def mark_duplicates(frame: pl.DataFrame, reason: NDArray[np.uint8]) -> None:
     where = np.zeros(frame.height, np.bool_)
     where[row[later]] = True
     mark(reason, where, "duplicate")
+
+
+def _hash(frame: pl.DataFrame) -> NDArray[np.uint32]:
+    return (frame.hash_rows() & 0xFFFFFFFF).to_numpy().astype(np.uint32)
 
 
 def _first(frame: pl.DataFrame) -> NDArray[np.bool_]:

@@ -22,7 +22,7 @@ CONDITIONS = tuple(CONDITION_COLUMNS)
 
 _CONSTANT_WITHIN = {"mjd": 1e-3, "ra": 1.0, "dec": 1.0}
 _RELATIVE = 1e-4
-_COMPACT_ROWS = 4_000_000
+_COMPACT_ROWS = 200_000
 
 
 @dataclass
@@ -177,6 +177,7 @@ class ExposureGatherer:
     def __init__(self) -> None:
         self._parts: list[pl.DataFrame] = []
         self._height = 0
+        self._limit = _COMPACT_ROWS
 
     def add(
         self, keys: pl.DataFrame, conditions: Mapping[str, NDArray[Any]], sky: tuple[NDArray[Any], NDArray[Any]] | None
@@ -209,9 +210,10 @@ class ExposureGatherer:
                 aggregate.append(pl.col(f"sky.{axis}").sum())
         self._parts.append(frame.group_by("exposure_id", "band").agg(aggregate))
         self._height += self._parts[-1].height
-        if self._height > _COMPACT_ROWS:
+        if self._height > self._limit:
             self._parts = [self._merge()]
             self._height = self._parts[0].height
+            self._limit = max(_COMPACT_ROWS, 4 * self._height)
 
     def _merge(self) -> pl.DataFrame:
         frame = pl.concat(self._parts, how="vertical")

@@ -99,7 +99,7 @@ def read_measurements(inputs: Any, *, columns: Mapping[str, str] | None = None, 
     sources = open_sources(inputs)
     table = None if exposures is None else load_exposures(exposures, mapping)
     _check_conditions(mapping, sources, table)
-    gatherer, exposure_gatherer = Gatherer(), ExposureGatherer()
+    gatherer, exposure_gatherer = Gatherer(sum(s.rows or 0 for s in sources)), ExposureGatherer()
     converters = _converters(sources, mapping, table)
     records, warnings = [], [] if table is None else list(table.warnings)
     for source, converter in zip(sources, converters, strict=True):
@@ -172,7 +172,7 @@ def iter_measurements(
             seen += chunk.keys.height
             if not chunk.keys.height:
                 continue
-            one = Gatherer(types)
+            one = Gatherer(types=types)
             one.add(chunk, source.label)
             around = ExposureGatherer()
             around.add(chunk.keys, chunk.conditions, _sky(chunk))

@@ -98,7 +98,7 @@ class ParquetSource(_ArrowSource):
         import pyarrow.parquet as pq
 
         try:
-            with pq.ParquetFile(self.path, pre_buffer=False) as file:
+            with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20) as file:
                 for batch in file.iter_batches(batch_rows, columns=self._needed(names), use_threads=False):
                     yield self._finish(_to_polars(pa.Table.from_batches([batch]), self.label), names)
         except (pa.ArrowException, OSError) as error:

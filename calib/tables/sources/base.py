@@ -11,7 +11,7 @@ import polars as pl
 
 from calib.tables.errors import InputError
 
-CHUNK_ROWS = 1 << 20
+CHUNK_ROWS = 1 << 18
 """Rows read at a time."""
 
 
