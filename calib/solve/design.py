@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from graphs import MeasurementGraph
-    from graphs.exposure_graph import Links
+    from graphs import ExposureGraph, MeasurementGraph
 
 BLOCK_SIZES = {0: 1, 1: 3, 2: 6}
 """Coefficients of a node for each degree of its surface: 1; and x, y; and x^2, x y, y^2."""
@@ -77,9 +76,9 @@ class Design:
         return self.graph.n_measurements
 
     @cached_property
-    def links(self) -> Links:
+    def links(self) -> ExposureGraph:
         """Pattern of the Laplacian: which nodes share stars."""
-        return self.graph.exposure_graph().links
+        return self.graph.exposure_graph()
 
     @cached_property
     def by_node(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
