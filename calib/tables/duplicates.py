@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from calib.tables.reasons import mark
 
 _BLOCK = 1 << 18
+_SIEVE = np.uint32(1 << 22)
 _KEYS = ("star_id", "exposure_id", "band", "detector", "mag", "mag_err")
 
 
@@ -33,11 +34,14 @@ def mark_duplicates(frame: pl.DataFrame, reason: NDArray[np.uint8]) -> None:
     del hashes
     if not repeated.size:
         return
+    sieve = np.zeros(_SIEVE, np.bool_)
+    sieve[repeated % _SIEVE] = True
     rows = []
     for start in range(0, frame.height, _BLOCK):
         found = _hash(keys.slice(start, _BLOCK))
-        place = np.minimum(np.searchsorted(repeated, found), repeated.size - 1)
-        rows.append(start + np.flatnonzero(repeated[place] == found))
+        maybe = np.flatnonzero(sieve[found % _SIEVE])
+        place = np.minimum(np.searchsorted(repeated, found[maybe]), repeated.size - 1)
+        rows.append(start + maybe[repeated[place] == found[maybe]])
     row = np.concatenate(rows)
     row = row[reason[row] == 0]
     later = ~keys[row].is_unique().to_numpy() & ~_first(keys[row])

@@ -29,7 +29,7 @@ class FitsSource(Source):
     def __init__(self, path: Path, hdu: Any) -> None:
         super().__init__(str(path), path)
         self._offset = int(hdu.fileinfo()["datLoc"])
-        self._dtype = np.dtype(hdu.columns.dtype)
+        self._dtype = np.dtype(hdu.columns.dtype).newbyteorder(">")
         self.rows = int(hdu.header["NAXIS2"])
         self._layout = {c.name: _Layout(c) for c in hdu.columns}
         self.names = list(self._layout)
@@ -94,32 +94,33 @@ def open_fits(path: Path) -> Source:
     """
     from astropy.io import fits
 
-    try:
-        with fits.open(path, memmap=True) as hdus:
-            tables = [h for h in hdus if isinstance(h, fits.BinTableHDU | fits.TableHDU)]
-            tables = [h for h in tables if not isinstance(h, fits.CompImageHDU)]
-            if not tables:
-                raise InputError(f"{path}: holds no table, only {len(hdus)} images; give a file with a table")
-            hdu = tables[0]
-            source: Source = read_astropy(path, "fits") if _needs_astropy(path, hdu) else FitsSource(path, hdu)
-            if len(tables) > 1:
-                source.notes.append(f"{path}: holds {len(tables)} tables; the first is read")
-    except InputError:
-        raise
-    except Exception as error:  # astropy raises OSError, ValueError, KeyError and its own
-        text = str(error).split("\n")[0][:200] or type(error).__name__
-        raise InputError(f"{path}: cannot be read as FITS ({text}); is the file whole?") from error
+    with path.open("rb") as stream:
+        if stream.read(6) != b"SIMPLE":  # compressed
+            return read_astropy(path, "fits")
+        stream.seek(0)
+        try:
+            with fits.open(stream, memmap=True) as hdus:
+                tables = [h for h in hdus if isinstance(h, fits.BinTableHDU | fits.TableHDU)]
+                tables = [h for h in tables if not isinstance(h, fits.CompImageHDU)]
+                if not tables:
+                    raise InputError(f"{path}: holds no table, only {len(hdus)} images; give a file with a table")
+                whole = _needs_astropy(tables[0])
+                source: Source = read_astropy(path, "fits") if whole else FitsSource(path, tables[0])
+        except InputError:
+            raise
+        except Exception as error:  # astropy raises OSError, ValueError, KeyError and its own
+            text = str(error).split("\n")[0][:200] or type(error).__name__
+            raise InputError(f"{path}: cannot be read as FITS ({text}); is the file whole?") from error
+    if len(tables) > 1:
+        source.notes = [f"{path}: holds {len(tables)} tables; the first is read"]
     return source
 
 
-def _needs_astropy(path: Path, hdu: Any) -> bool:
+def _needs_astropy(hdu: Any) -> bool:
     from astropy.io import fits
 
     if not isinstance(hdu, fits.BinTableHDU) or isinstance(hdu, fits.CompImageHDU) or "ZTABLE" in hdu.header:
         return True
-    with path.open("rb") as stream:
-        if stream.read(6) != b"SIMPLE":
-            return True
     comments = "".join(str(c) for c in hdu.header.get("COMMENT", []))
     times = any(str(k).startswith(("TCTYP", "TRPOS")) for k in hdu.header)
     return "ASTROPY-SERIALIZED" in comments or "ASTROPY SERIALIZED" in comments or times

@@ -86,8 +86,10 @@ def read_astropy(path: Path, kind: str) -> AstropySource:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            # QTable, so that logarithmic units and times come as what they are
-            table = QTable.read(path, format=kind) if kind == "ascii.ecsv" else Table.read(path, format=kind)
+            if kind == "fits":
+                table = Table.read(path, format=kind, astropy_native=True)  # times as times
+            else:
+                table = (QTable if kind == "ascii.ecsv" else Table).read(path, format=kind)
         except Exception as error:  # the readers raise everything from IndexError to their own
             text = str(error).split("\n")[0][:200] or type(error).__name__
             raise InputError(f"{path}: cannot be read as {kind} ({text}); is the file whole?") from error
