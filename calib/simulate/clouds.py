@@ -30,7 +30,7 @@ def cloud_history(spec: SurveySpec, nights: Nights, rng: np.random.Generator) ->
     cover = rng.normal(0.5, 0.8, n)
     state = 0.9 * ornstein_uhlenbeck(rng, nights, spec.cloud_minutes) + 0.4 * ornstein_uhlenbeck(rng, nights, 6.0)
     bank = np.maximum(0, state + cover[nights.night])
-    return np.minimum(np.where(nights.cloudy, level, 0.0)[nights.night] * bank, _THICKEST)
+    return np.asarray(np.minimum(np.where(nights.cloudy, level, 0.0)[nights.night] * bank, _THICKEST))
 
 
 @dataclass(frozen=True)

@@ -172,12 +172,12 @@ def draw_conditions(
 def _airmass(pointings: Pointings, hours: Floats, transit: Floats) -> tuple[Floats, Floats, Floats]:
     """Return airmass sec z and its change per radian to the east and north.
 
-    The survey's first field transits at ``transit`` hours into the night; hour angles stay within four hours.
+    The survey's first field transits at ``transit`` hours into the night; hour angles stay within 80 degrees.
     With z the zenith distance, dX = -sec(z)^2 [cos(lat) sin(H), (sin(lat) - sin(dec) cos(z)) / cos(dec)].
     """
     east = np.mod(pointings.ra - pointings.ra[0] + 180, 360) - 180
     hour_angle = np.radians(15 * (hours - transit) - east)
-    limit = np.radians(60)
+    limit = np.radians(80)
     hour_angle = limit * np.tanh(hour_angle / limit)
     lat, dec = np.radians(LATITUDE_DEG), np.radians(pointings.dec)
     cos_z = np.sin(lat) * np.sin(dec) + np.cos(lat) * np.cos(dec) * np.cos(hour_angle)

@@ -30,7 +30,7 @@ class FocalPlane:
         Detectors along u and v.
     side_pixels : int
         Pixels along a detector's side.
-    maps : float (_PIXELS**2, N_MAPS)
+    maps : float32 (_PIXELS**2, N_MAPS)
         Static flat-field error, radial colour term, edge loss, then the patterns whose strength changes from night
         to night; each of zero mean over the detectors' area.
     edge_mean : float
@@ -50,7 +50,7 @@ class FocalPlane:
     columns: int
     rows: int
     side_pixels: int
-    maps: Floats
+    maps: NDArray[np.float32]
     edge_mean: float
     offset: Floats
     color_offset: Floats
@@ -77,7 +77,7 @@ class FocalPlane:
         color = 0.5 * spec.color_term * (r2 - r2.mean()) / r2.std()
         edge = np.maximum(0, np.sqrt(2 * r2) - 0.75) ** 2 / 0.4
         nightly = [spec.flat_night * smooth_map(rng, _PIXELS, 3.6, 0.8) for _ in range(N_NIGHT_MAPS)]
-        maps = np.stack([static, color, edge, *nightly], axis=-1).reshape(-1, N_MAPS)
+        maps = np.stack([static, color, edge, *nightly], axis=-1).reshape(-1, N_MAPS).astype(np.float32)
 
         n = columns * rows
         offset = rng.standard_normal(n) * (spec.ccd_offset if n > 1 else 0.0)
@@ -100,7 +100,8 @@ class FocalPlane:
     def _centred(self) -> FocalPlane:
         """Return the camera with maps whose mean over the grid is zero."""
         mean = self.at(self.grid_u, self.grid_v).mean(axis=0)
-        centred = FocalPlane(**{**self.__dict__, "maps": self.maps - mean, "edge_mean": float(mean[EDGE])})
+        maps = self.maps - mean.astype(np.float32)
+        centred = FocalPlane(**{**self.__dict__, "maps": maps, "edge_mean": float(mean[EDGE])})
         grid_maps = centred.at(self.grid_u, self.grid_v)
         detector, _, _ = self.detector(self.grid_u, self.grid_v)
         grid_maps[:, STATIC] += self.offset[detector]
@@ -113,13 +114,17 @@ class FocalPlane:
         column, row = x.astype(np.int32), y.astype(np.int32)
         np.minimum(column, _PIXELS - 2, out=column)
         np.minimum(row, _PIXELS - 2, out=row)
-        fx, fy = (x - column)[:, None], (y - row)[:, None]
+        fx, fy = (x - column).astype(np.float32)[:, None], (y - row).astype(np.float32)[:, None]
         i = row * _PIXELS + column
-        low = self.maps[i] * (1 - fx) + self.maps[i + 1] * fx
+        low = np.take(self.maps, i, axis=0)
+        low += fx * (np.take(self.maps, i + 1, axis=0) - low)
         i += _PIXELS
-        high = self.maps[i] * (1 - fx) + self.maps[i + 1] * fx
-        result: Floats = low * (1 - fy) + high * fy
-        return result
+        high = np.take(self.maps, i, axis=0)
+        high += fx * (np.take(self.maps, i + 1, axis=0) - high)
+        high -= low
+        high *= fy
+        high += low
+        return high.astype(np.float64)
 
     def detector(self, u: Floats, v: Floats) -> tuple[Ints, Floats, Floats]:
         """Return the detector (n,), -1 in a gap, and the pixel x, y on it."""

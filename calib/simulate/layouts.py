@@ -81,7 +81,7 @@ def pointings(spec: SurveySpec, rng: np.random.Generator) -> Pointings:
     field = np.concatenate(fields)[:n]
     shift = np.concatenate(shifts)[:n]
     x, y = tiling.x[field] + shift[:, 0], tiling.y[field] + shift[:, 1]
-    slack = max(0.0, 20.0 - height / 2)
+    slack = max(0.0, 35.0 - height / 2)
     dec = np.clip(LATITUDE_DEG + rng.uniform(-slack, slack) + y, -80.0, 80.0)
     ra = np.mod(rng.uniform(0, 360) + x / np.cos(np.radians(dec)), 360.0)
     return Pointings(ra, dec, np.concatenate(bands)[:n].astype(np.int64), tiling.group[field])

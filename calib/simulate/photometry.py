@@ -175,28 +175,44 @@ class Camera:
             few = self.conditions.keep[e]
             if 0 <= few < len(inside):
                 inside = rng.choice(inside, few, replace=False)
-            parts.append(stars[:, inside])
-            places.append(place[:, inside])
+            parts.append(np.take(stars, inside, axis=1))
+            places.append(np.take(place, inside, axis=1))
             counts.append(len(inside))
         stars, (east, north, u, v) = np.concatenate(parts, axis=1), np.concatenate(places, axis=1)
         detector, x, y = self.plane.detector(u, v)
         scene = _Scene(np.repeat(exposures, counts), stars, east, north, u, v, detector, x, y)
         return scene if self.plane.columns * self.plane.rows == 1 else scene[detector >= 0]
 
+    def surface(self, exposure: Ints, u: Floats, v: Floats) -> Floats:
+        """Return the surfaces across the field of exposure (n,) at u, v (n,), mag; positive is faint.
+
+        Clouds, flat field with the detectors' offsets, edge loss and the gradient of extinction: zero on average over
+        the detectors. For a star of mean colour; NaN in the gaps between detectors.
+        """
+        cos, sin = np.cos(self.conditions.angle)[exposure], np.sin(self.conditions.angle)[exposure]
+        detector, x, y = self.plane.detector(u, v)
+        stars = np.zeros((len(Star), len(u)))
+        scene = _Scene(exposure, stars, u * cos - v * sin, u * sin + v * cos, u, v, detector, x, y)
+        return np.where(detector < 0, np.nan, self._surface(scene, self.plane.at(u, v)))
+
+    def _surface(self, scene: _Scene, maps: Floats) -> Floats:
+        c, e = self.conditions, scene.exposure
+        total: Floats = np.einsum("nm,nm->n", maps, np.take(c.map_strength, e, axis=0))
+        total += self.plane.offset[scene.detector]
+        total += (c.extinction * c.gradient_east)[e] * scene.east + (c.extinction * c.gradient_north)[e] * scene.north
+        cloudy = np.flatnonzero(c.cloud_base[e] > 0)
+        i = e[cloudy]
+        total[cloudy] += c.cloud_base[i] * c.view.factor(i, scene.east[cloudy], scene.north[cloudy]) - c.cloud[i]
+        return total
+
     def _systematic(self, scene: _Scene) -> Floats:
         """Return the sum of all that is neither star, zero-point, noise nor glitch, mag; positive is faint."""
         c, e, s = self.conditions, scene.exposure, scene.stars
         maps = self.plane.at(scene.u, scene.v)
-        total: Floats = np.einsum("nm,nm->n", maps, c.map_strength[e]) + self.plane.offset[scene.detector]
-        color = s[Star.COLOR] - MEAN_COLOR
+        total = self._surface(scene, maps)
         chromatic = maps[:, COLOR] + self.plane.color_offset[scene.detector]
         chromatic += (self._second_order[self.pointings.band] * (c.airmass - 1))[e]
-        total += color * chromatic
-        total += (c.extinction * c.gradient_east)[e] * scene.east + (c.extinction * c.gradient_north)[e] * scene.north
-
-        cloudy = np.flatnonzero(c.cloud_base[e] > 0)
-        i = e[cloudy]
-        total[cloudy] += c.cloud_base[i] * c.view.factor(i, scene.east[cloudy], scene.north[cloudy]) - c.cloud[i]
+        total += (s[Star.COLOR] - MEAN_COLOR) * chromatic
 
         blended = np.flatnonzero(s[Star.BLEND_RATIO] > 0)
         total[blended] -= blend(s[Star.BLEND_RATIO, blended], s[Star.BLEND_SEPARATION, blended], c.seeing[e[blended]])

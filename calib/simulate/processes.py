@@ -67,7 +67,7 @@ class Nights:
         first = np.cumsum(count) - count
         night = np.repeat(np.arange(n), count)
         longest = NIGHT_HOURS / count
-        step = np.minimum(longest, np.clip(rng.uniform(0, 1, n) * longest, _OVERHEAD_HOURS, 0.25))
+        step = np.minimum(longest, np.clip(rng.uniform(0, 1, n) * longest, _OVERHEAD_HOURS, 0.4))
         start = rng.uniform(0, 1, n) * (NIGHT_HOURS - step * count)
         hours = start[night] + step[night] * (np.arange(spec.n_exposures) - first[night])
         number = 60_000 + np.cumsum(rng.geometric(0.3, n))
@@ -84,7 +84,7 @@ class Nights:
             zero=walk - walk.mean(), slope=0.2 * spec.zero_drift * rng.standard_normal(n),
             extinction_factor=np.exp(spec.extinction_scatter * rng.standard_normal(n)),
             ln_seeing=0.75 * spec.seeing_scatter * rng.standard_normal(n),
-            transit_hour=NIGHT_HOURS / 2 + rng.uniform(-2, 2, n), flat=patterns, night=night, hours=hours,
+            transit_hour=rng.uniform(0, NIGHT_HOURS, n), flat=patterns, night=night, hours=hours,
             mjd=number[night] + (hours + 0.5) / 24,
         )  # fmt: skip
 

@@ -147,7 +147,7 @@ class SurveySpec:
     misidentified: float = 0.0007
     poor_exposures: float = 0.02
     mag_bright: float = 14.5
-    mag_faint: float = 20.5
+    mag_faint: float = 21.2
     saturation: float = 15.0
     flag_saturated: bool = False
     nonlinearity: float = 0.02

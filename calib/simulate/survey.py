@@ -137,8 +137,8 @@ class Simulation:
                 "exposure_id": c.exposure_id, "band": self._band(self.pointings.band), "zeropoint": c.zeropoint,
                 "cloud": c.cloud, "photometric": c.cloud == 0, "extinction_coefficient": c.extinction,
                 "excess_noise": c.excess_noise, "error_scale": c.error_scale, "floor": c.floor,
-                "structure_rms": c.structure_rms, "surface_x": c.surface_x, "surface_y": c.surface_y, "rotation": np.degrees(c.angle),
-                "group": self.pointings.group,
+                "structure_rms": c.structure_rms, "surface_x": c.surface_x, "surface_y": c.surface_y,
+                "rotation": np.degrees(c.angle), "group": self.pointings.group,
             }
         )  # fmt: skip
 
@@ -185,11 +185,11 @@ class Simulation:
         return pl.DataFrame({name: column for name, column in columns.items() if name not in without})
 
     def _band(self, index: NDArray[np.int64]) -> pl.Series:
-        return pl.Series(np.asarray(self.spec.bands)[index])
+        return pl.Series(self.spec.bands).gather(pl.Series(index))
 
     def _mark(self, star_id: NDArray[np.int64]) -> None:
         """Remember which stars of which cells were measured."""
-        ids = np.unique(star_id)
+        ids = np.sort(star_id)
         cell = ids >> STAR_BITS
         starts = np.flatnonzero(np.diff(cell, prepend=-1))
         for number, members in zip(cell[starts].tolist(), np.split(ids, starts[1:]), strict=True):
@@ -334,5 +334,5 @@ class _Writer:
         table: pa.Table = pl.concat(self._held).to_arrow()
         self._held, self._waiting = [], 0
         if self._file is None:
-            self._file = pq.ParquetWriter(self._partial, table.schema, compression="zstd", compression_level=1)
+            self._file = pq.ParquetWriter(self._partial, table.schema, compression="lz4", use_dictionary=["band"])
         self._file.write_table(table)
