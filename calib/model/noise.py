@@ -96,7 +96,8 @@ class NoiseModel:
         self.survey_scale2 = np.exp(pooled(np.log(self.error_scale2) * known) / pooled(known))
         f = self.floor
         self.floor = np.maximum(
-            f * np.exp(_step(pooled(sums.score_one - sums.rate_one) * f, loss * f**2 * pooled(sums.information_one))), TINY
+            f * np.exp(_step(pooled(sums.score_one - sums.rate_one) * f, loss * f**2 * pooled(sums.information_one))),
+            TINY,
         )
         v, t = self.excess, self.survey_excess[band]
         step = _step(

@@ -66,7 +66,13 @@ class GroupPrior:
         score = (weight * q / self.scale - determined).sum() + self.strength * (self.usual / self.scale - 1.0)
         information = (determined**2).sum() / self.size + self.strength
         step = score / max(information, 1e-9)
-        self._reach = min(1.5 * self._reach, 1.5) if step * self._step > 0 else 0.4 * self._reach if step * self._step < 0 else 1.5
+        self._reach = (
+            min(1.5 * self._reach, 1.5)
+            if step * self._step > 0
+            else 0.4 * self._reach
+            if step * self._step < 0
+            else 1.5
+        )
         self._step = step = float(np.clip(step, -self._reach, self._reach))
         self.scale = max(self.scale * float(np.exp(step)), SMALLEST)
 

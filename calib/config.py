@@ -1,0 +1,107 @@
+"""What a user may choose, checked when made."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+METHODS = ("auto", "robust", "wls")
+TERMS = ("auto", "on", "off")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key, what was found and what is possible."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Configuration of one run.
+
+    Attributes
+    ----------
+    method
+        ``robust``, ``wls`` (weighted least squares with the reported errors) or ``auto``: the one that held-out stars
+        prefer.
+    zeropoint_per
+        ``exposure``, or ``detector`` for one zero-point of every exposure x detector.
+    surface
+        ``auto``, ``off``, ``plane`` or ``quadratic``: the surface across the field of each exposure.
+    seeing_response
+        ``auto``, ``on`` or ``off``: the response of each star to seeing.
+    extinction
+        Whether zero-points are tied by extinction linear in airmass, per night and band.
+    score
+        Whether methods are scored on held-out stars; ``auto`` needs it.
+    max_passes
+        Most passes of the robust solve.
+    tolerance
+        Largest root mean square change of zero-points in the last pass, in their errors.
+    seed
+        Of the split of stars into halves and of the bootstrap.
+    columns
+        Canonical names to the table's own.
+    """
+
+    method: Literal["auto", "robust", "wls"] = "auto"
+    zeropoint_per: Literal["exposure", "detector"] = "exposure"
+    surface: Literal["auto", "off", "plane", "quadratic"] = "auto"
+    seeing_response: Literal["auto", "on", "off"] = "auto"
+    extinction: bool = False
+    score: bool = True
+    max_passes: int = 60
+    tolerance: float = 0.02
+    seed: int = 20240229
+    columns: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        choices = {
+            "method": METHODS,
+            "zeropoint_per": ("exposure", "detector"),
+            "surface": ("auto", "off", "plane", "quadratic"),
+            "seeing_response": TERMS,
+        }
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ConfigError(f"{name} is {value!r}; it is one of {', '.join(allowed)}")
+        for name in ("extinction", "score"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it is true or false")
+        for name in ("max_passes", "seed"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < (name == "max_passes"):
+                raise ConfigError(f"{name} is {value!r}; it is a whole number, not negative")
+        if not isinstance(self.tolerance, int | float) or not 0 < self.tolerance < 1:
+            raise ConfigError(f"tolerance is {self.tolerance!r}; it lies between 0 and 1")
+        if not all(isinstance(k, str) and isinstance(v, str) for k, v in self.columns.items()):
+            raise ConfigError('columns maps names to names: canonical = "theirs"')
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any], source: str = "config") -> Config:
+        """From parsed TOML or a resolved run.json; unknown keys are refused."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"{source}: unknown key {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        try:
+            return cls(**values)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from None
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Config:
+        """Read a TOML file."""
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: is not TOML ({error})") from None
+        return cls.from_mapping(values, str(path))
+
+    def resolved(self) -> dict[str, Any]:
+        """All keys and values, for the record."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,187 @@
+"""From checked tables to what the solve takes: numbered stars and nodes, their graph, and arrays sorted by star."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from calib.config import Config
+from calib.model.field import Field, Places
+from calib.tables.measurements import Measurements
+from graphs import MeasurementGraph
+from graphs.ids import encode_ids
+
+Array = NDArray[np.float64]
+
+SEEING_POWER = 2.0
+"""Stars answer to this power of the seeing: a neighbour's light in the aperture grows with the area of its image."""
+
+
+@dataclass
+class Problem:
+    """One solve: every star x band, every exposure x band (x detector), and the usable measurements.
+
+    Attributes
+    ----------
+    graph
+        Of the usable measurements; ``graph.order`` gives rows among the usable.
+    rows
+        int (used,), input row of each usable measurement; None when all are.
+    m, err
+        (n,), magnitude and its reported error, mag, sorted by star.
+    stars
+        polars frame, one row per star: star_id, band.
+    nodes
+        polars frame, one row per node: exposure_id, band, [detector], and the exposure's conditions.
+    star_code, node_code
+        int32 (rows of the input,), of every row, usable or not.
+    band
+        int32 (E,), number of each node's band; ``bands`` their names.
+    night
+        int64 (E,), -1 where unknown; None when no night is known.
+    xy
+        float32 (n, 2), place in the field; None when unknown.
+    field
+        How places were found; None when they were not.
+    response
+        (E,), standardised seeing; None when unknown.
+    seeing_scale
+        Mean and standard deviation of the power of the seeing, by which it was standardised.
+    airmass
+        (E,), NaN where unknown; None when no airmass is known.
+    """
+
+    graph: MeasurementGraph
+    rows: NDArray[np.int64] | None
+    m: Array
+    err: NDArray[np.float32]
+    stars: pl.DataFrame
+    nodes: pl.DataFrame
+    star_code: NDArray[np.int32]
+    node_code: NDArray[np.int32]
+    band: NDArray[np.int32]
+    bands: list[str]
+    night: NDArray[np.int64] | None
+    xy: Places | None
+    field: Field | None
+    response: Array | None
+    seeing_scale: tuple[float, float] | None
+    airmass: Array | None
+
+    @classmethod
+    def of(cls, measurements: Measurements, config: Config) -> Problem:
+        """Number, sort and scale. Memory beyond the table: about 50 bytes a measurement."""
+        frame = measurements.frame
+        band_code = frame["band"].to_physical().to_numpy().astype(np.int32)
+        bands = [str(b) for b in frame["band"].dtype.categories]
+        star_code, stars = _number(frame, "star_id", band_code, bands)
+        node_code, nodes = _nodes(frame, band_code, bands, measurements, config)
+        usable = measurements.usable
+        rows = None if usable.all() else np.flatnonzero(usable)
+        used_star, used_node = (star_code, node_code) if rows is None else (star_code[rows], node_code[rows])
+        graph = MeasurementGraph.from_codes(used_star, used_node, stars.height, nodes.height)
+        take = graph.order if rows is None else rows[graph.order]
+        m = frame["mag"].to_numpy()[take]
+        err = frame["mag_err"].to_numpy().astype(np.float32, copy=False)[take]
+        night = None
+        if "night" in nodes.columns and nodes["night"].null_count() < nodes.height:
+            night = nodes["night"].fill_null(-1).cast(pl.Int64).to_numpy()
+        field, xy = _places(frame, nodes, graph.exposure, take, config)
+        response, seeing_scale = _response(nodes)
+        airmass = _condition(nodes, "airmass")
+        band = nodes["band"].to_physical().to_numpy().astype(np.int32)
+        return cls(
+            graph, rows, m, err, stars, nodes, star_code, node_code, band, bands, night, xy, field, response,
+            seeing_scale, airmass if np.isfinite(airmass).any() else None,
+        )  # fmt: skip
+
+    @property
+    def centre(self) -> Array:
+        """(6,), mean of the surface's basis over the field."""
+        return np.zeros(6) if self.field is None else np.asarray(self.field.centre)
+
+    @property
+    def input_row(self) -> NDArray[np.integer]:
+        """Input row of each measurement of the sorted arrays, (n,)."""
+        return self.graph.order if self.rows is None else self.rows[self.graph.order]
+
+
+def _number(
+    frame: pl.DataFrame, name: str, band: NDArray[np.int32], bands: list[str]
+) -> tuple[NDArray[np.int32], pl.DataFrame]:
+    codes, ids = encode_ids(frame[name])
+    kind = pl.Enum(bands)
+    if len(bands) == 1:
+        return codes, pl.DataFrame({name: ids.alias(name), "band": pl.Series([bands[0]] * len(ids), dtype=kind)})
+    both = codes.astype(np.int64) * len(bands) + band
+    present = np.unique(both)
+    out = np.searchsorted(present, both).astype(np.int32)
+    which = pl.Series((present % len(bands)).astype(np.uint32))
+    names = pl.Series("band", bands).cast(kind).gather(which)
+    return out, pl.DataFrame({name: ids.gather(present // len(bands)).alias(name), "band": names})
+
+
+def _nodes(
+    frame: pl.DataFrame, band: NDArray[np.int32], bands: list[str], measurements: Measurements, config: Config
+) -> tuple[NDArray[np.int32], pl.DataFrame]:
+    codes, nodes = _number(frame, "exposure_id", band, bands)
+    if config.zeropoint_per == "detector" and "detector" in frame.columns:
+        detector, names = encode_ids(_plain(frame["detector"]))
+        both = codes.astype(np.int64) * len(names) + detector
+        present = np.unique(both)
+        codes = np.searchsorted(present, both).astype(np.int32)
+        nodes = nodes[present // len(names)].with_columns(names.gather(present % len(names)).alias("detector"))
+    conditions = measurements.exposures.drop("n_rows", strict=False)
+    return codes, nodes.join(conditions, on=["exposure_id", "band"], how="left", maintain_order="left")
+
+
+def _places(
+    frame: pl.DataFrame, nodes: pl.DataFrame, node: NDArray[np.int32], take: NDArray[np.integer], config: Config
+) -> tuple[Field, Places] | tuple[None, None]:
+    """x, y on a single detector (or where each detector has its zero-point); else ra, dec about the exposure's centre."""
+    has = frame.columns
+    detector, n_detectors = None, 1
+    if "detector" in has:
+        detector, names = encode_ids(_plain(frame["detector"]))
+        n_detectors = len(names)
+    if "x" in has and "y" in has and (n_detectors == 1 or config.zeropoint_per == "detector"):
+        which = None if n_detectors == 1 or detector is None else detector[take]
+        return Field.from_detector(frame["x"].to_numpy()[take], frame["y"].to_numpy()[take], which)
+    if "ra" in has and "dec" in has and nodes["ra"].null_count() == 0:
+        return Field.from_sky(
+            frame["ra"].to_numpy()[take], frame["dec"].to_numpy()[take], node,
+            nodes["ra"].to_numpy(), nodes["dec"].to_numpy(),
+        )  # fmt: skip
+    return None, None
+
+
+def _plain(series: pl.Series) -> pl.Series:
+    return series.cast(pl.String) if series.dtype == pl.Enum else series
+
+
+def _condition(nodes: pl.DataFrame, name: str) -> Array:
+    if name not in nodes.columns:
+        return np.full(nodes.height, np.nan)
+    return nodes[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+
+def _response(nodes: pl.DataFrame) -> tuple[Array, tuple[float, float]] | tuple[None, None]:
+    """Standardised power of the seeing, 0 where unknown; None when nothing is known or nothing varies."""
+    seeing = _condition(nodes, "seeing")
+    good = np.isfinite(seeing) & (seeing > 0)
+    if good.sum() < 3 or good.mean() < 0.5:
+        return None, None
+    power = np.where(good, seeing, 1.0) ** SEEING_POWER
+    mean, spread = float(power[good].mean()), float(power[good].std())
+    if not spread > 1e-6 * mean:
+        return None, None
+    return standardised(seeing, (mean, spread)), (mean, spread)
+
+
+def standardised(seeing: Array, scale: tuple[float, float]) -> Array:
+    """Standardised power of the seeing, kept within four standard deviations; 0 where unknown."""
+    good = np.isfinite(seeing) & (seeing > 0)
+    return np.where(good, np.clip((np.where(good, seeing, 1.0) ** SEEING_POWER - scale[0]) / scale[1], -4, 4), 0.0)
