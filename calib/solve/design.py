@@ -1,4 +1,4 @@
-"""The measurements as the solve sees them: sorted by star, with their place in the field and their exposure's seeing."""
+"""The measurements as the solve sees them: sorted by star, with places in the field and each exposure's seeing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from calib.solve.assembly import Walk
 
 if TYPE_CHECKING:
     from graphs import ExposureGraph, MeasurementGraph
@@ -76,16 +78,17 @@ class Design:
         return self.graph.n_measurements
 
     @cached_property
-    def links(self) -> ExposureGraph:
-        """Pattern of the Laplacian: which nodes share stars."""
-        return self.graph.exposure_graph()
+    def walk(self) -> Walk:
+        """Order of assembly."""
+        return Walk.of(self.graph.star_ptr, self.graph.exposure, self.n_nodes)
 
     @cached_property
-    def by_node(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
-        """(node_ptr, position, star): measurements by node, as positions in the sorted arrays, and each one's star."""
-        node_ptr, position = self.graph.by_exposure()
-        star = np.repeat(np.arange(self.n_stars, dtype=np.int32), np.diff(self.graph.star_ptr))
-        return node_ptr, position, star
+    def links(self) -> ExposureGraph:
+        """Pattern of the Laplacian: which nodes share stars."""
+        from graphs import MeasurementGraph
+
+        walk = self.walk  # the same graph, its stars in the order of assembly: several times faster to link
+        return MeasurementGraph(walk.star_ptr, walk.nodes, walk.source, self.n_nodes).exposure_graph()
 
     @cached_property
     def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
@@ -98,7 +101,7 @@ class Design:
     def with_terms(self, degree: int, response: NDArray[np.float64] | None) -> Design:
         """The same measurements under other local terms; the links are shared."""
         other = replace(self, degree=degree, response=response)
-        for kept in ("links", "by_node"):
+        for kept in ("links", "walk"):
             if kept in self.__dict__:
                 other.__dict__[kept] = self.__dict__[kept]
         return other

@@ -5,6 +5,8 @@ The selected inverse (Takahashi 1973; Erisman & Tinney 1975, CACM 18, 177) gives
 matrix, hence exact errors, at about twice the cost of the factor.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
+# (compiled kernels carry no types)
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -5,6 +5,8 @@ Names: n measurements sorted by star, S stars, E nodes, K unknowns a node, P unk
 Packed symmetric star matrices are (S, 3): [0, 0], [0, 1], [1, 1]; with P = 1 only the first is used.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
+# (compiled kernels carry no types)
 from __future__ import annotations
 
 import numpy as np
@@ -67,61 +69,6 @@ def star_inverses(star_ptr, node, w, P, h, star_precision):
             else:
                 out[s, 0] = 1.0 / a
     return out
-
-
-@njit(inline="always")
-def _pair(inv, s, P, hi, hj):
-    # u_i' D_s^-1 u_j
-    if P == 1:
-        return inv[s, 0]
-    return inv[s, 0] + inv[s, 1] * (hi + hj) + inv[s, 2] * hi * hj
-
-
-@njit(cache=True, nogil=True)
-def assemble(star_ptr, node, node_ptr, position, star, w, inv, indptr, indices, xy, K, centre, P, h, diagonal, blocks):
-    # L = blockdiag(sum w phi phi') - B' D^-1 B into diagonal (E, K, K), added to, and blocks (links, K, K), overwritten.
-    # Node by node: each row of links is owned by one node, so the sums need no search and no lock.
-    E = node_ptr.size - 1
-    place = np.full(indptr.size - 1, -1, np.int64)
-    pi = np.empty(K)
-    pj = np.empty(K)
-    blocks[:] = 0.0
-    for e in range(E):
-        for k in range(indptr[e], indptr[e + 1]):
-            place[indices[k]] = k
-        he = h[e] if P == 2 else 0.0
-        for q in range(node_ptr[e], node_ptr[e + 1]):
-            i = position[q]
-            wi = np.float64(w[i])
-            if wi == 0.0:
-                continue
-            s = star[i]
-            _phi(xy, i, K, centre, pi)
-            for a in range(K):
-                for b in range(K):
-                    diagonal[e, a, b] += wi * pi[a] * pi[b]
-            for j in range(star_ptr[s], star_ptr[s + 1]):
-                f = node[j]
-                if f < e:
-                    continue
-                g = wi * np.float64(w[j]) * _pair(inv, s, P, he, h[f] if P == 2 else 0.0)
-                if K == 1:
-                    if f == e:
-                        diagonal[e, 0, 0] -= g
-                    else:
-                        blocks[place[f], 0, 0] -= g
-                    continue
-                _phi(xy, j, K, centre, pj)
-                if f == e:
-                    for a in range(K):
-                        for b in range(K):
-                            diagonal[e, a, b] -= g * pi[a] * pj[b]
-                else:
-                    k = place[f]
-                    for a in range(K):
-                        ga = g * pi[a]
-                        for b in range(K):
-                            blocks[k, a, b] -= ga * pj[b]
 
 
 @njit(cache=True, nogil=True)

@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from calib.solve import kernels
+from calib.solve.assembly import assemble
 from calib.solve.design import Design
 from calib.solve.factor import Factor, Symbolic
 
@@ -21,8 +22,8 @@ Array = NDArray[np.float64]
 class Hubs:
     """Unknowns shared by many nodes: the border of the Laplacian, kept as extra nodes so that it stays sparse.
 
-    A hub j couples to node e by a K x K block; what it means (the illumination of a night, an extinction coefficient) is
-    known to whoever made it.
+    A hub j couples to node e by a K x K block; what it means (the illumination of a night, an extinction coefficient)
+    is known to whoever made it.
 
     Attributes
     ----------
@@ -174,10 +175,8 @@ class NormalEquations:
         top = self.topology
         diagonal = self.prior.diagonal.copy()
         off = np.empty((top.indices.size, *diagonal.shape[1:]))
-        kernels.assemble(
-            *self._sorted, *self.design.by_node, self.w, self.star_inverse, top.indptr, top.indices,
-            *self._place, diagonal, off,
-        )  # fmt: skip
+        walk, node = self.design.walk, self.design.graph.exposure
+        assemble(walk, node, self.w, self.star_inverse, top.indptr, top.indices, self._place, diagonal, off)
         off[top.pair_at] += self.prior.coupling
         return diagonal, off
 
@@ -217,7 +216,7 @@ class NormalEquations:
         np.add.at(out, hubs.row, np.einsum("cab,cb->ca", self.prior.coupling, theta[hubs.column]))
         np.add.at(out, hubs.column, np.einsum("cab,ca->cb", self.prior.coupling, theta[hubs.row]))
         kernels.apply(*self._sorted, self.w, self.star_inverse, *self._place, theta[:n], out)
-        return out
+        return np.asarray(out)
 
     def centred(self, theta: Array) -> Array:
         """Theta with the zero-points of each floating component shifted to zero mean."""
@@ -226,7 +225,7 @@ class NormalEquations:
         n = top.component.size
         mean = np.bincount(top.component, weights=theta[:n, 0], minlength=top.n_components) / top.size
         out[:n, 0] -= np.where(self.floating, mean, 0.0)[top.component]
-        return out
+        return np.asarray(out)
 
     def estimate(self, theta: Array | None = None) -> Estimate:
         """Solve by the factor (or take theta as given) and go back to stars and residuals."""

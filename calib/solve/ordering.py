@@ -4,6 +4,8 @@ Nested dissection (METIS) keeps the factor of a survey's graph nearly as sparse 
 Davis, "Direct Methods for Sparse Linear Systems" (2006), chapter 4, and Liu (1990) for the tree.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
+# (compiled kernels carry no types)
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,0 +1,324 @@
+"""Assembly of the Laplacian: stars are walked in an order in which neighbouring nodes find them in cache.
+
+``L = blockdiag(sum w phi phi') - B' D^-1 B`` costs one product for every pair of measurements of a star. Node by node
+each row of links has one owner, so sums need no search; but stars numbered at random would be fetched from memory once
+a measurement. Stars are therefore copied in the order of their first node, their measurements by node: then a node
+meets its stars in a few dozen contiguous runs. The walk depends on the pattern alone and is kept.
+"""
+
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
+# (compiled kernels carry no types)
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+# ruff: noqa: D103 - each kernel's one line stands in its comment
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Measurements in the order of assembly: by the first node of their star, then star, then node.
+
+    Attributes
+    ----------
+    stars
+        int32 (S,): the stars in this order.
+    star_ptr
+        int64 (S + 1,): their runs.
+    source
+        int32 (n,): position of each measurement in the arrays sorted by star.
+    marked
+        int32 (n,): its node, complemented where it is the last of its star.
+    node_ptr, slot
+        int64 (E + 1,), int32 (n,): the measurements of each node, as positions in this order.
+    """
+
+    stars: NDArray[np.int32]
+    star_ptr: NDArray[np.int64]
+    source: NDArray[np.int32]
+    marked: NDArray[np.int32]
+    node_ptr: NDArray[np.int64]
+    slot: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, star_ptr: NDArray[np.int64], node: NDArray[np.int32], n_nodes: int) -> Walk:
+        """Walk of measurements sorted by star."""
+        return cls(*_walk(star_ptr, node, n_nodes))
+
+    @property
+    def nodes(self) -> NDArray[np.int32]:
+        """int32 (n,): the node of each measurement in this order, ascending within a star."""
+        return np.where(self.marked < 0, ~self.marked, self.marked)
+
+
+@njit(cache=True)
+def _walk(star_ptr, node, n_nodes):
+    S = star_ptr.size - 1
+    n = node.size
+    # stars by their first node: a counting sort
+    first = np.empty(S, np.int32)
+    start = np.zeros(n_nodes + 2, np.int64)
+    node_ptr = np.zeros(n_nodes + 1, np.int64)
+    for s in range(S):
+        low = n_nodes
+        for i in range(star_ptr[s], star_ptr[s + 1]):
+            low = min(low, node[i])
+            node_ptr[node[i] + 1] += 1
+        first[s] = low
+        start[low + 1] += 1
+    for e in range(n_nodes + 1):
+        start[e + 1] += start[e]
+    for e in range(n_nodes):
+        node_ptr[e + 1] += node_ptr[e]
+    stars = np.empty(S, np.int32)
+    for s in range(S):
+        stars[start[first[s]]] = s
+        start[first[s]] += 1
+    # their measurements by node
+    ptr = np.zeros(S + 1, np.int64)
+    source = np.empty(n, np.int32)
+    marked = np.empty(n, np.int32)
+    slot = np.empty(n, np.int32)
+    fill = node_ptr[:-1].copy()
+    filled = 0
+    for q in range(S):
+        s = stars[q]
+        begin = star_ptr[s]
+        length = star_ptr[s + 1] - begin
+        if length > 48:
+            by_node = np.argsort(node[begin : begin + length], kind="mergesort")
+            for j in range(length):
+                source[filled + j] = begin + by_node[j]
+        else:  # insertion
+            for j in range(length):
+                i = begin + j
+                k = filled + j
+                while k > filled and node[source[k - 1]] > node[i]:
+                    source[k] = source[k - 1]
+                    k -= 1
+                source[k] = i
+        for j in range(filled, filled + length):
+            e = node[source[j]]
+            marked[j] = e
+            slot[fill[e]] = j
+            fill[e] += 1
+        filled += length
+        if length > 0:
+            marked[filled - 1] = ~marked[filled - 1]
+        ptr[q + 1] = filled
+    return stars, ptr, source, marked, node_ptr, slot
+
+
+@njit(cache=True, nogil=True)
+def _halves(stars, star_ptr, source, w, inv, node, h, P, v):
+    # v (n, P) = w R' u with D^-1 = R R': two of one star multiply to their share of a link
+    for q in range(stars.size):
+        s = stars[q]
+        r00 = np.sqrt(inv[s, 0])
+        r10 = 0.0
+        r11 = 0.0
+        if P == 2 and r00 > 0.0:
+            r10 = inv[s, 1] / r00
+            r11 = np.sqrt(max(inv[s, 2] - r10 * r10, 0.0))
+        for j in range(star_ptr[q], star_ptr[q + 1]):
+            i = source[j]
+            wi = np.float64(w[i])
+            if P == 2:
+                he = h[node[i]]
+                v[j, 0] = wi * (r00 + r10 * he)
+                v[j, 1] = wi * r11 * he
+            else:
+                v[j, 0] = wi * r00
+
+
+@njit(cache=True, nogil=True)
+def _scalar_rows(source, marked, node_ptr, slot, w, v, indptr, indices, diagonal, blocks):
+    # K = P = 1: added to diagonal (E, 1, 1); blocks (links, 1, 1) overwritten
+    E = node_ptr.size - 1
+    summed = np.zeros(E)
+    for e in range(E):
+        own = 0.0
+        for k in range(node_ptr[e], node_ptr[e + 1]):
+            j = slot[k]
+            s = v[j, 0]
+            own += np.float64(w[source[j]]) - s * s
+            f = marked[j]
+            while f >= 0:
+                j += 1
+                f = marked[j]
+                summed[f if f >= 0 else ~f] += s * v[j, 0]
+        diagonal[e, 0, 0] += own - 2.0 * summed[e]
+        summed[e] = 0.0
+        for k in range(indptr[e], indptr[e + 1]):
+            f = indices[k]
+            if f < E:
+                blocks[k, 0, 0] = -summed[f]
+                summed[f] = 0.0
+            else:
+                blocks[k, 0, 0] = 0.0
+
+
+@njit(cache=True, forceinline=True)
+def _add(out, at, g, x, y, K):
+    # g phi added to a row, phi in scalars: through an array the compiler would have to fear aliasing
+    out[at] += g
+    if K > 1:
+        out[at + 1] += g * x
+        out[at + 2] += g * y
+    if K > 3:
+        out[at + 3] += g * x * x
+        out[at + 4] += g * x * y
+        out[at + 5] += g * y * y
+
+
+@njit(cache=True, forceinline=True)
+def _add_outer(out, at, g, px, py, x, y, K):
+    # g phi(px, py) phi(x, y)' added to a block, means not yet taken off
+    _add(out, at, g, x, y, K)
+    if K > 1:
+        _add(out, at + K, g * px, x, y, K)
+        _add(out, at + 2 * K, g * py, x, y, K)
+    if K > 3:
+        _add(out, at + 3 * K, g * px * px, x, y, K)
+        _add(out, at + 4 * K, g * px * py, x, y, K)
+        _add(out, at + 5 * K, g * py * py, x, y, K)
+
+
+@njit(cache=True)
+def _shift(block, centre):
+    # T block T' with phi = T (1, x, y, x^2, x y, y^2), T taking each one's mean off
+    K = centre.size
+    for a in range(1, K):
+        for b in range(K):
+            block[a, b] -= centre[a] * block[0, b]
+    for b in range(1, K):
+        for a in range(K):
+            block[a, b] -= centre[b] * block[a, 0]
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _rows(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks, K, P):
+    # added to diagonal (E, K, K); blocks (links, K, K) overwritten
+    E = node_ptr.size - 1
+    summed = np.zeros(E * K * K)
+    own = np.zeros(K * K)
+    block = np.empty((K, K))
+    x = px = y = py = 0.0
+    for e in range(E):
+        own[:] = 0.0
+        for k in range(node_ptr[e], node_ptr[e + 1]):
+            j = slot[k]
+            wj = np.float64(w[source[j]])
+            if wj == 0.0:
+                continue
+            v0 = v[j, 0]
+            v1 = v[j, 1] if P == 2 else 0.0
+            if K > 1:
+                px = np.float64(places[j, 0])
+                py = np.float64(places[j, 1])
+            _add_outer(own, 0, wj - v0 * v0 - v1 * v1, px, py, px, py, K)
+            f = marked[j]
+            while f >= 0:
+                j += 1
+                f = marked[j]
+                g = v0 * v[j, 0]
+                if P == 2:
+                    g += v1 * v[j, 1]
+                if K > 1:
+                    x = np.float64(places[j, 0])
+                    y = np.float64(places[j, 1])
+                _add_outer(summed, (f if f >= 0 else ~f) * K * K, g, px, py, x, y, K)
+        at = e * K * K
+        for a in range(K):
+            for b in range(K):
+                block[a, b] = own[a * K + b] - summed[at + a * K + b] - summed[at + b * K + a]
+        summed[at : at + K * K] = 0.0
+        _shift(block, centre)
+        diagonal[e] += block
+        for k in range(indptr[e], indptr[e + 1]):
+            blocks[k] = 0.0
+            if indices[k] >= E:
+                continue
+            at = indices[k] * K * K
+            for a in range(K):
+                for b in range(K):
+                    blocks[k, a, b] = -summed[at + a * K + b]
+            summed[at : at + K * K] = 0.0
+            _shift(blocks[k], centre)
+
+
+@njit(cache=True, nogil=True)
+def _rows_1_2(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks):
+    _rows(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks, 1, 2)
+
+
+@njit(cache=True, nogil=True)
+def _rows_3_1(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks):
+    _rows(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks, 3, 1)
+
+
+@njit(cache=True, nogil=True)
+def _rows_3_2(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks):
+    _rows(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks, 3, 2)
+
+
+@njit(cache=True, nogil=True)
+def _rows_6_1(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks):
+    _rows(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks, 6, 1)
+
+
+@njit(cache=True, nogil=True)
+def _rows_6_2(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks):
+    _rows(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks, 6, 2)
+
+
+_ROWS = {(1, 2): _rows_1_2, (3, 1): _rows_3_1, (3, 2): _rows_3_2, (6, 1): _rows_6_1, (6, 2): _rows_6_2}
+"""Compiled for each K and P, so that inner loops unroll."""
+
+
+def assemble(
+    walk: Walk,
+    node: NDArray[np.int32],
+    w: NDArray[np.floating[Any]],
+    star_inverse: Array,
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    place: tuple[NDArray[np.float32], int, Array, int, Array],
+    diagonal: Array,
+    blocks: Array,
+) -> None:
+    """Add L to its diagonal and write its off-diagonal blocks.
+
+    Parameters
+    ----------
+    walk
+        Of the pattern.
+    node, w
+        (n,), nodes and weights (mag^-2) of the measurements, sorted by star.
+    star_inverse
+        (S, 3), packed ``D_s^-1``.
+    indptr, indices
+        Upper triangle of the pattern; columns beyond the nodes (hubs) are set to zero.
+    place
+        (xy, K, centre, P, response) of the design.
+    diagonal
+        float64 (E or more, K, K), added to.
+    blocks
+        float64 (links, K, K), overwritten.
+    """
+    xy, K, centre, P, response = place
+    v = np.empty((node.size, P))
+    _halves(walk.stars, walk.star_ptr, walk.source, w, star_inverse, node, response, P, v)
+    order = (walk.source, walk.marked, walk.node_ptr, walk.slot, w, v)
+    if K == 1 and P == 1:
+        _scalar_rows(*order, indptr, indices, diagonal, blocks)
+    else:
+        places = xy[walk.source] if K > 1 else xy
+        _ROWS[K, P](*order, places, centre, indptr, indices, diagonal, blocks)
