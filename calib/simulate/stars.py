@@ -44,7 +44,7 @@ class Star(IntEnum):
 
 
 class Sky:
-    """The stars of a survey, by cell of about a fifth of the field.
+    """The stars of a survey, by cells no larger than the field.
 
     Parameters
     ----------
@@ -62,8 +62,8 @@ class Sky:
         if spec.n_stars is not None:
             per_field = spec.n_stars / _footprint(pointings, spec.fov_deg) * spec.fov_deg**2
         self.density = per_field / spec.fov_deg**2
-        # small cells waste few stars at the field's border, but a cell should hold a hundred or more
-        self.cell_deg = float(np.clip(np.sqrt(150 / self.density), spec.fov_deg / 8, spec.fov_deg / 2))
+        # small cells waste few stars at the field's border, but a cell should hold some hundreds of stars
+        self.cell_deg = float(np.clip(np.sqrt(400 / self.density), spec.fov_deg / 8, spec.fov_deg))
         self.cell_deg = min(self.cell_deg, np.sqrt(5e5 / self.density))
         rng = generator(seed, Part.DENSITY)
         self._waves = rng.normal(0, 1, (6, 2)) / (5 * spec.fov_deg)
