@@ -60,6 +60,10 @@ class Converter:
     source : Source
     mapping : mapping of str to str
         Checked by `columns.check_mapping`.
+    keys : sequence of str
+        Key columns without which the table is refused.
+    wanted : sequence of str
+        Canonical names to look for.
 
     Raises
     ------
@@ -82,6 +86,8 @@ class Converter:
 
     source: Source
     mapping: Mapping[str, str]
+    keys: tuple[str, ...] = ("star_id", "exposure_id")
+    wanted: tuple[str, ...] = (*MEASUREMENT_COLUMNS, *CONDITION_COLUMNS)
     names: dict[str, str] = field(init=False)
     conditions: dict[str, str] = field(init=False)
     exptime: Exptime | None = None
@@ -89,14 +95,14 @@ class Converter:
 
     def __post_init__(self) -> None:
         source = self.source
-        found = resolve(source.names, MEASUREMENT_COLUMNS, self.mapping)
+        found = resolve(source.names, [c for c in MEASUREMENT_COLUMNS if c in self.wanted], self.mapping)
         for name, own in self.mapping.items():
             if name in MEASUREMENT_COLUMNS and own and own not in source.names and name not in CONDITION_COLUMNS:
                 raise InputError(
                     f"{source.label}: no column {own}, which {name} was mapped to; "
                     f"{missing_column(source.label, name, source.names).args[0].split('; ', 1)[1]}"
                 )
-        for name in ("star_id", "exposure_id"):
+        for name in self.keys:
             if name not in found:
                 raise missing_column(source.label, name, source.names)
         self._choose_brightness(found)
@@ -107,10 +113,8 @@ class Converter:
                         f"{source.label}: column {have} is there without {lack}; give both or --columns {have}="
                     )
         self.names = found
-        skip = {"ra", "dec"}
-        self.conditions = {
-            k: v for k, v in resolve(source.names, CONDITION_COLUMNS, self.mapping).items() if k not in skip
-        }
+        wanted = [c for c in CONDITION_COLUMNS if c in self.wanted and c not in MEASUREMENT_COLUMNS]
+        self.conditions = resolve(source.names, wanted, self.mapping)
         self._find_units()
 
     def _choose_brightness(self, found: dict[str, str]) -> None:
@@ -157,7 +161,7 @@ class Converter:
         """Convert a chunk with the columns `columns`."""
         source, names = self.source, self.names
         reason = np.zeros(raw.height, np.uint8)
-        keys = [values.to_id(raw[names[k]], source, names[k]).alias(k) for k in ("star_id", "exposure_id")]
+        keys = [values.to_id(raw[names[k]], source, names[k]).alias(k) for k in self.keys]
         null_band = None
         if "band" in names:
             band, null_band = values.to_label(raw[names["band"]], source, names["band"])
