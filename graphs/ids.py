@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from graphs import kernels
+from graphs import coding, kernels
 from graphs.errors import GraphError
 
 
@@ -96,8 +96,13 @@ def encode_ids(ids: pl.Series) -> tuple[NDArray[np.int32], pl.Series]:
         assert isinstance(high, int)
         span = high - low + 1
         if span <= 4 * len(ids) + 65536:  # nearly dense already: a table look-up instead of a hash
-            codes, distinct = kernels.dense_codes(ids.cast(pl.Int64).to_numpy(), low, span)
+            codes, distinct = coding.dense_codes(ids.cast(pl.Int64).to_numpy(), low, span)
             return codes, pl.Series(ids.name, distinct).cast(ids.dtype)
+        codes, distinct = coding.hash_codes(ids.cast(pl.Int64).to_numpy())
+        by_value = np.argsort(distinct)
+        rank = np.empty(distinct.size, np.int32)
+        rank[by_value] = np.arange(distinct.size, dtype=np.int32)
+        return kernels.gather(rank, codes), pl.Series(ids.name, distinct[by_value]).cast(ids.dtype)
     distinct_ids = ids.unique().sort()
     table = distinct_ids.alias("id").to_frame().with_columns(code=pl.int_range(len(distinct_ids), dtype=pl.Int32))
     joined = ids.alias("id").to_frame().join(table, on="id", how="left", maintain_order="left")

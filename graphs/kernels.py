@@ -48,27 +48,6 @@ def gather(values: Array, order: Array) -> Array:
 
 
 @njit(cache=True)
-def dense_codes(values: Array, low: int, span: int) -> tuple[Array, Array]:
-    """Codes by value of integers in ``[low, low + span)``: (codes int32, sorted distinct values)."""
-    code_of = np.full(span, -1, np.int32)
-    for i in range(values.size):
-        code_of[values[i] - low] = 0
-    n_distinct = 0
-    for j in range(span):
-        if code_of[j] == 0:
-            code_of[j] = n_distinct
-            n_distinct += 1
-    distinct = np.empty(n_distinct, values.dtype)
-    for j in range(span):
-        if code_of[j] >= 0:
-            distinct[code_of[j]] = low + j
-    codes = np.empty(values.size, np.int32)
-    for i in range(values.size):
-        codes[i] = code_of[values[i] - low]
-    return codes, distinct
-
-
-@njit(cache=True)
 def is_distinct(star_ptr: Array, exposure: Array) -> bool:
     """Whether every star has its exposures sorted and each once."""
     for s in range(star_ptr.size - 1):
@@ -134,19 +113,6 @@ def _put(out: Array, merged: Array, start: int, filled: int, exposure: int, weig
 
 
 @njit(cache=True)
-def share_weights(ptr: Array, weight: Array) -> Array:
-    """``w / sqrt(D)`` of every entry, D the sum of its star's weights: two of one star multiply to a link's weight."""
-    share = np.empty_like(weight)
-    for s in range(ptr.size - 1):
-        total = 0.0
-        for p in range(ptr[s], ptr[s + 1]):
-            total += weight[p]
-        for p in range(ptr[s], ptr[s + 1]):
-            share[p] = weight[p] / np.sqrt(total)
-    return share
-
-
-@njit(cache=True)
 def count_tying(ptr: Array, exposure: Array, n_exposures: int) -> Array:
     """For each exposure the number of its stars that are in another exposure too; exposures distinct within a star."""
     n_tying = np.zeros(n_exposures, np.int32)
@@ -158,24 +124,52 @@ def count_tying(ptr: Array, exposure: Array, n_exposures: int) -> Array:
 
 
 @njit(cache=True)
-def mark_last(ptr: Array, exposure: Array) -> Array:
-    """Copy of ``exposure`` whose last entry of each star is its complement, so that a run ends without its ptr."""
+def place_visits(
+    ptr: Array, exposure: Array, weight: Array | None, exposure_ptr: Array, position: Array
+) -> tuple[Array, Array]:
+    """Fill ``position`` with the entries of each exposure, and prepare what `link_exposures` reads.
+
+    Returns
+    -------
+    marked : (n,) int32
+        ``exposure``, with the last entry of each star replaced by its complement, so that a run ends without its ptr.
+    share : (n,) float64
+        ``w / D`` of each entry in the order of ``position``, D the sum of its star's weights.
+    """
+    cursor = exposure_ptr[:-1].copy()
     marked = exposure.copy()
+    share = np.empty(exposure.size, np.float64)
     for s in range(ptr.size - 1):
-        if ptr[s + 1] > ptr[s]:
-            marked[ptr[s + 1] - 1] = ~marked[ptr[s + 1] - 1]
-    return marked
+        low, high = ptr[s], ptr[s + 1]
+        if low == high:
+            continue
+        marked[high - 1] = ~marked[high - 1]
+        total = 0.0
+        if weight is None:
+            total += high - low
+        else:
+            for p in range(low, high):
+                total += weight[p]
+        for p in range(low, high):
+            slot = cursor[exposure[p]]
+            cursor[exposure[p]] = slot + 1
+            position[slot] = p
+            if weight is None:
+                share[slot] = 1.0 / total
+            else:
+                share[slot] = weight[p] / total
+    return marked, share
 
 
 @njit(cache=True)
 def link_exposures(
-    marked: Array, share: Array, exposure_ptr: Array, position: Array
-) -> tuple[Array, Array, Array, Array, float]:
+    exposure_ptr: Array, position: Array, share: Array, marked: Array, weight: Array | None
+) -> tuple[Array, Array, Array, Array, int]:
     """Upper triangle of B' D^-1 B, one exposure at a time into a dense accumulator (Gustavson 1978).
 
     Exposures of a star are sorted, so that row e needs only what follows e in each of its stars. The time goes into
-    cache misses, hence one run of ``marked`` and one of ``share`` per star and nothing else, each touched first in a
-    loop without branches, where the misses overlap: half the time on a survey of ten million measurements.
+    cache misses, hence one run of ``marked`` per star and, with weights, one of those, and nothing else; each is
+    touched first in a loop without branches, where the misses overlap, which halves the time of a large survey.
 
     Returns
     -------
@@ -184,7 +178,7 @@ def link_exposures(
         Sorted within a row, all greater than the row.
     n_shared : (n_links,) int32
     link_weight : (n_links,) float64
-    touched : float
+    touched : int
         Means nothing; returned so that the compiler keeps the loop that touches.
     """
     n_exposures = exposure_ptr.size - 1
@@ -198,17 +192,19 @@ def link_exposures(
     summed = np.zeros(n_exposures, np.float64)
     touched = np.empty(n_exposures, np.int32)
     filled = 0
-    warm = 0.0
+    warm = 0
     end = marked.size - 1
     for e in range(n_exposures):
         n_touched = 0
         highest = e
         for slot in range(exposure_ptr[e], exposure_ptr[e + 1]):
             q = position[slot]
-            warm += marked[q] + marked[min(q + 8, end)] + share[q] + share[min(q + 6, end)]
+            warm += marked[q] + marked[min(q + 8, end)]
+            if weight is not None:
+                warm += np.int64(weight[q] > weight[min(q + 6, end)])
         for slot in range(exposure_ptr[e], exposure_ptr[e + 1]):
             q = position[slot]
-            own = np.float64(share[q])
+            own = share[slot]
             last = marked[q] < 0
             while not last:
                 q += 1
@@ -221,12 +217,15 @@ def link_exposures(
                     n_touched += 1
                     highest = max(highest, f)
                 count[f] += 1
-                summed[f] += own * share[q]
+                if weight is None:
+                    summed[f] += own
+                else:
+                    summed[f] += own * weight[q]
         if filled + n_touched > capacity:
             capacity = max(2 * capacity, filled + n_touched)
-            indices = _grown(indices, filled, capacity)
-            n_shared = _grown(n_shared, filled, capacity)
-            link_weight = _grown(link_weight, filled, capacity)
+            indices = grown(indices, filled, capacity)
+            n_shared = grown(n_shared, filled, capacity)
+            link_weight = grown(link_weight, filled, capacity)
         if highest - e < 32 * n_touched:  # scanning the accumulator sorts the row, and is cheaper than sorting
             n_touched = 0
             for f in range(e + 1, highest + 1):
@@ -248,7 +247,8 @@ def link_exposures(
 
 
 @njit(cache=True)
-def _grown(values: Array, filled: int, capacity: int) -> Array:
+def grown(values: Array, filled: int, capacity: int) -> Array:
+    """Copy of the first ``filled`` values with room for ``capacity``."""
     out = np.empty(capacity, values.dtype)
     out[:filled] = values[:filled]
     return out

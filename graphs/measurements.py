@@ -161,20 +161,21 @@ class MeasurementGraph:
         GraphError
             A weight is negative or not finite, or their number is wrong.
         """
-        weight = self._checked(weights)
+        weight = None if weights is None else self._checked(weights)
         ptr, exposure = self.star_ptr, self.exposure
-        if not (self._is_distinct and (weights is None or bool(np.all(weight > 0)))):
-            ptr, exposure, weight = kernels.merge_visits(ptr, exposure, weight)
-        share = kernels.share_weights(ptr, weight)
-        exposure_ptr, position = _counting_sort(exposure, self.n_exposures, "exposure")
+        if not (self._is_distinct and (weight is None or bool(np.all(weight > 0)))):
+            each = np.ones(self.n_measurements) if weight is None else weight
+            ptr, exposure, weight = kernels.merge_visits(ptr, exposure, each)
+        exposure_ptr = np.zeros(self.n_exposures + 1, np.int64)
+        kernels.count_codes(exposure, exposure_ptr)
+        position: NDArray[Any] = np.empty(exposure.size, _row_type(exposure.size))
+        marked, share = kernels.place_visits(ptr, exposure, weight, exposure_ptr, position)
         indptr, indices, n_shared, link_weight, _ = kernels.link_exposures(
-            kernels.mark_last(ptr, exposure), share, exposure_ptr, position
+            exposure_ptr, position, share, marked, weight
         )
         return ExposureGraph(indptr, indices, n_shared, link_weight, self.exposure_ids, (ptr, exposure))
 
-    def _checked(self, weights: NDArray[np.floating[Any]] | None) -> NDArray[np.floating[Any]]:
-        if weights is None:
-            return np.ones(self.n_measurements)
+    def _checked(self, weights: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
         weights = np.ascontiguousarray(weights)
         if weights.dtype not in (np.float32, np.float64):
             weights = weights.astype(np.float64)
@@ -192,12 +193,16 @@ class MeasurementGraph:
         return hetero_data(self, measurement_nodes, exposure_links)
 
 
+def _row_type(n_rows: int) -> type[np.signedinteger[Any]]:
+    return np.int32 if n_rows < 2**31 else np.int64
+
+
 def _counting_sort(codes: Int32s, n_groups: int, what: str) -> tuple[Int64s, Int32s]:
     ptr: Int64s = np.zeros(n_groups + 1, np.int64)
     bad = kernels.count_codes(codes, ptr)
     if bad >= 0:
         raise GraphError(f"row {bad} has {what} code {codes[bad]}; codes lie in 0 to {n_groups - 1}")
-    order: NDArray[Any] = np.empty(codes.size, np.int32 if codes.size < 2**31 else np.int64)
+    order: NDArray[Any] = np.empty(codes.size, _row_type(codes.size))
     kernels.place_rows(codes, ptr, order)
     return ptr, order
 

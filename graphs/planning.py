@@ -128,8 +128,8 @@ def best_new_links(
     A link of weight w between e and f lowers the sum of the zero-points' variances by
     ``w |L+ b|**2 / (1 + w b' L+ b)`` with ``b = 1_e - 1_f`` (Sherman and Morrison 1950); for groups b is the
     difference of their means. The pairs are chosen one after the other, each given those before it, so that the k
-    answers do not all mend the same weakness, and none twice. Up to `POOL` candidates in a component are all compared, exactly; of
-    more, those that are least tied and those that lie outermost in its `POOL_MODES` softest modes, where ``|L+ b|`` is
+    answers do not all mend the same weakness, and none twice. Up to `POOL` candidates in a component are all compared;
+    of more, those that are least tied and those outermost in its `POOL_MODES` softest modes, where ``|L+ b|`` is
     greatest.
 
     Only pairs within a component are compared: two components are tied by any link at all, and the error that it
