@@ -68,7 +68,7 @@ def write_ecsv(frame: pl.DataFrame, path: Any, kind: Kind, meta: Mapping[str, An
     """
     from astropy.table import MaskedColumn
 
-    table = to_qtable(frame, kind, meta)
+    table = _plain(frame, kind, meta)
     for name in table.colnames:
         if table[name].dtype.kind == "U" and (table[name] == "").any():
             info = table[name].info
@@ -87,6 +87,12 @@ def astropy_yaml(frame: pl.DataFrame, kind: Kind, meta: Mapping[str, Any] | None
         As of `to_qtable`; the rows do not matter.
     """
     from astropy.table.meta import get_yaml_from_table
-    from astropy.table.serialize import represent_mixins_as_columns
 
-    return "\n".join(get_yaml_from_table(represent_mixins_as_columns(to_qtable(frame.head(0), kind, meta))))
+    return "\n".join(get_yaml_from_table(_plain(frame.head(0), kind, meta)))
+
+
+def _plain(frame: pl.DataFrame, kind: Kind, meta: Mapping[str, Any] | None) -> Any:
+    """Columns that carry their units, which readers without Quantities know too; a QTable makes Quantities of them."""
+    from astropy.table import Table
+
+    return Table(to_qtable(frame, kind, meta))
