@@ -117,8 +117,8 @@ def _walk(star_ptr, node, n_nodes):
 
 
 @njit(cache=True, nogil=True)
-def _halves(stars, star_ptr, source, w, inv, node, h, P, v):
-    # v (n, P) = w R' u with D^-1 = R R': two of one star multiply to their share of a link
+def _halves(stars, star_ptr, source, w, inv, node, h, P, v, rest):
+    # v (n, P) = w R' u with D^-1 = R R': two of one star multiply to their share of a link; rest (n) = w - v . v
     for q in range(stars.size):
         s = stars[q]
         r00 = np.sqrt(inv[s, 0])
@@ -134,12 +134,14 @@ def _halves(stars, star_ptr, source, w, inv, node, h, P, v):
                 he = h[node[i]]
                 v[j, 0] = wi * (r00 + r10 * he)
                 v[j, 1] = wi * r11 * he
+                rest[j] = wi - v[j, 0] ** 2 - v[j, 1] ** 2
             else:
                 v[j, 0] = wi * r00
+                rest[j] = wi - v[j, 0] ** 2
 
 
 @njit(cache=True, nogil=True)
-def _scalar_rows(source, marked, node_ptr, slot, w, v, indptr, indices, diagonal, blocks):
+def _scalar_rows(marked, node_ptr, slot, v, rest, indptr, indices, diagonal, blocks):
     # K = P = 1: added to diagonal (E, 1, 1); blocks (links, 1, 1) overwritten
     E = node_ptr.size - 1
     summed = np.zeros(E)
@@ -148,7 +150,7 @@ def _scalar_rows(source, marked, node_ptr, slot, w, v, indptr, indices, diagonal
         for k in range(node_ptr[e], node_ptr[e + 1]):
             j = slot[k]
             s = v[j, 0]
-            own += np.float64(w[source[j]]) - s * s
+            own += rest[j]
             f = marked[j]
             while f >= 0:
                 j += 1
@@ -204,7 +206,7 @@ def _shift(block, centre):
 
 
 @njit(cache=True, nogil=True, forceinline=True)
-def _rows(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks, K, P):
+def _rows(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks, K, P):
     # added to diagonal (E, K, K); blocks (links, K, K) overwritten
     E = node_ptr.size - 1
     summed = np.zeros(E * K * K)
@@ -215,15 +217,12 @@ def _rows(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices,
         own[:] = 0.0
         for k in range(node_ptr[e], node_ptr[e + 1]):
             j = slot[k]
-            wj = np.float64(w[source[j]])
-            if wj == 0.0:
-                continue
             v0 = v[j, 0]
             v1 = v[j, 1] if P == 2 else 0.0
             if K > 1:
                 px = np.float64(places[j, 0])
                 py = np.float64(places[j, 1])
-            _add_outer(own, 0, wj - v0 * v0 - v1 * v1, px, py, px, py, K)
+            _add_outer(own, 0, rest[j], px, py, px, py, K)
             f = marked[j]
             while f >= 0:
                 j += 1
@@ -255,28 +254,28 @@ def _rows(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices,
 
 
 @njit(cache=True, nogil=True)
-def _rows_1_2(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks):
-    _rows(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks, 1, 2)
+def _rows_1_2(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks):
+    _rows(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks, 1, 2)
 
 
 @njit(cache=True, nogil=True)
-def _rows_3_1(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks):
-    _rows(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks, 3, 1)
+def _rows_3_1(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks):
+    _rows(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks, 3, 1)
 
 
 @njit(cache=True, nogil=True)
-def _rows_3_2(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks):
-    _rows(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks, 3, 2)
+def _rows_3_2(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks):
+    _rows(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks, 3, 2)
 
 
 @njit(cache=True, nogil=True)
-def _rows_6_1(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks):
-    _rows(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks, 6, 1)
+def _rows_6_1(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks):
+    _rows(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks, 6, 1)
 
 
 @njit(cache=True, nogil=True)
-def _rows_6_2(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks):
-    _rows(source, marked, node_ptr, slot, w, v, places, centre, indptr, indices, diagonal, blocks, 6, 2)
+def _rows_6_2(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks):
+    _rows(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks, 6, 2)
 
 
 _ROWS = {(1, 2): _rows_1_2, (3, 1): _rows_3_1, (3, 2): _rows_3_2, (6, 1): _rows_6_1, (6, 2): _rows_6_2}
@@ -315,8 +314,9 @@ def assemble(
     """
     xy, K, centre, P, response = place
     v = np.empty((node.size, P))
-    _halves(walk.stars, walk.star_ptr, walk.source, w, star_inverse, node, response, P, v)
-    order = (walk.source, walk.marked, walk.node_ptr, walk.slot, w, v)
+    rest = np.empty(node.size)
+    _halves(walk.stars, walk.star_ptr, walk.source, w, star_inverse, node, response, P, v, rest)
+    order = (walk.marked, walk.node_ptr, walk.slot, v, rest)
     if K == 1 and P == 1:
         _scalar_rows(*order, indptr, indices, diagonal, blocks)
     else:

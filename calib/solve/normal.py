@@ -14,6 +14,7 @@ from calib.solve import kernels
 from calib.solve.assembly import assemble
 from calib.solve.design import Design
 from calib.solve.factor import Factor, Symbolic
+from calib.solve.predictions import prediction_variance
 
 Array = NDArray[np.float64]
 
@@ -253,12 +254,9 @@ class NormalEquations:
         node[:n, :, 0] -= along[:n]
         node[:n, 0, :] -= along[:n]
         node[:n, 0, 0] += variance_gauge[top.component]
-        prediction = np.empty(design.n_measurements)
-        star = np.empty((design.n_stars, 3))
-        star_gauge = np.empty((design.n_stars, design.star_block))
-        kernels.prediction_variance(
-            *self._sorted, self.w, self.star_inverse, top.indptr, top.indices, *self._place,
-            selected.diagonal, selected.blocks, along, prediction, star, star_gauge,
+        prediction, star, star_gauge = prediction_variance(
+            design.walk, design.graph.exposure, self.w, self.star_inverse, top.indptr, top.indices, self._place,
+            selected.diagonal, selected.blocks, along,
         )  # fmt: skip
         first = design.graph.exposure[np.minimum(design.graph.star_ptr[:-1], max(design.n_measurements - 1, 0))]
         star[:, 0] += variance_gauge[top.component[first]] - 2.0 * star_gauge[:, 0]
