@@ -100,8 +100,6 @@ class MeasurementGraph:
         """
         star_codes = np.ascontiguousarray(star_codes, np.int32)
         exposure_codes = np.ascontiguousarray(exposure_codes, np.int32)
-        if star_codes.shape != exposure_codes.shape or star_codes.ndim != 1:
-            raise GraphError(f"codes of shape {star_codes.shape} and {exposure_codes.shape}; give one of each per row")
         star_ptr, exposure, order = _sort_by_star(star_codes, exposure_codes, n_stars)
         return cls(star_ptr, exposure, order, n_exposures)
 
@@ -208,5 +206,9 @@ def _counting_sort(codes: Int32s, n_groups: int, what: str) -> tuple[Int64s, Int
 
 
 def _sort_by_star(star: Int32s, exposure: Int32s, n_stars: int) -> tuple[Int64s, Int32s, Int32s]:
+    if star.shape != exposure.shape or star.ndim != 1:
+        raise GraphError(
+            f"stars of shape {star.shape} and exposures of shape {exposure.shape}; give one of each per row"
+        )
     star_ptr, order = _counting_sort(star, n_stars, "star")
     return star_ptr, kernels.gather(exposure, order), order
