@@ -32,7 +32,8 @@ class Config:
     seeing_response
         ``auto``, ``on`` or ``off``: the response of each star to seeing.
     extinction
-        Whether zero-points are tied by extinction linear in airmass, per night and band.
+        ``auto`` or ``on``: zero-points of a night and band are tied by extinction linear in airmass, as tightly as the
+        night's own scatter allows; ``off``: they are free.
     score
         Whether methods are scored on held-out stars; ``auto`` needs it.
     max_passes
@@ -49,7 +50,7 @@ class Config:
     zeropoint_per: Literal["exposure", "detector"] = "exposure"
     surface: Literal["auto", "off", "plane", "quadratic"] = "auto"
     seeing_response: Literal["auto", "on", "off"] = "auto"
-    extinction: bool = False
+    extinction: Literal["auto", "on", "off"] = "auto"
     score: bool = True
     max_passes: int = 60
     tolerance: float = 0.02
@@ -62,14 +63,14 @@ class Config:
             "zeropoint_per": ("exposure", "detector"),
             "surface": ("auto", "off", "plane", "quadratic"),
             "seeing_response": TERMS,
+            "extinction": TERMS,
         }
         for name, allowed in choices.items():
             value = getattr(self, name)
             if value not in allowed:
                 raise ConfigError(f"{name} is {value!r}; it is one of {', '.join(allowed)}")
-        for name in ("extinction", "score"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; it is true or false")
+        if not isinstance(self.score, bool):
+            raise ConfigError(f"score is {self.score!r}; it is true or false")
         for name in ("max_passes", "seed"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < (name == "max_passes"):

@@ -73,6 +73,19 @@ class NoiseModel:
             survey_excess=np.full(n_bands, 1e-6),
         )
 
+    def copy(self) -> NoiseModel:
+        """An independent copy."""
+        arrays = (self.error_scale2, self.excess, self.floor, self.band, self.survey_scale2, self.survey_excess)
+        return NoiseModel(*(a.copy() for a in arrays), dof=self.dof, shares=self.shares.copy())
+
+    def spread_over(self, band: NDArray[np.int32]) -> NoiseModel:
+        """The survey's values for other nodes of the same bands."""
+        fresh = NoiseModel.start(band, self.survey_scale2)
+        fresh.floor, fresh.dof, fresh.shares = self.floor.copy(), self.dof, self.shares.copy()
+        fresh.survey_excess = self.survey_excess.copy()
+        fresh.excess = self.survey_excess[band].copy()
+        return fresh
+
     def base(self, node: NDArray[np.int32], err: NDArray[np.float32]) -> NDArray[np.float32]:
         """c_e^2 sigma_i^2 + f^2 + v_e of every measurement, (n,)."""
         return _base(node, err, self.error_scale2, self.floor[self.band] + self.excess)

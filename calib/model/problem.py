@@ -52,6 +52,8 @@ class Problem:
         Mean and standard deviation of the power of the seeing, by which it was standardised.
     airmass
         (E,), NaN where unknown; None when no airmass is known.
+    log_seeing
+        (E,), logarithm of the seeing over its median; 0 where unknown.
     """
 
     graph: MeasurementGraph
@@ -70,6 +72,7 @@ class Problem:
     response: Array | None
     seeing_scale: tuple[float, float] | None
     airmass: Array | None
+    log_seeing: Array
 
     @classmethod
     def of(cls, measurements: Measurements, config: Config) -> Problem:
@@ -95,7 +98,7 @@ class Problem:
         band = nodes["band"].to_physical().to_numpy().astype(np.int32)
         return cls(
             graph, rows, m, err, stars, nodes, star_code, node_code, band, bands, night, xy, field, response,
-            seeing_scale, airmass if np.isfinite(airmass).any() else None,
+            seeing_scale, airmass if np.isfinite(airmass).any() else None, _log_seeing(nodes),
         )  # fmt: skip
 
     @property
@@ -185,3 +188,11 @@ def standardised(seeing: Array, scale: tuple[float, float]) -> Array:
     """Standardised power of the seeing, kept within four standard deviations; 0 where unknown."""
     good = np.isfinite(seeing) & (seeing > 0)
     return np.where(good, np.clip((np.where(good, seeing, 1.0) ** SEEING_POWER - scale[0]) / scale[1], -4, 4), 0.0)
+
+
+def _log_seeing(nodes: pl.DataFrame) -> Array:
+    seeing = _condition(nodes, "seeing")
+    good = np.isfinite(seeing) & (seeing > 0)
+    if not good.any():
+        return np.zeros(nodes.height)
+    return np.where(good, np.log(np.where(good, seeing, 1.0) / np.median(seeing[good])), 0.0)

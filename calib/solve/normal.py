@@ -14,6 +14,7 @@ from calib.solve import kernels
 from calib.solve.assembly import assemble
 from calib.solve.design import Design
 from calib.solve.factor import Factor, Symbolic
+from calib.solve.gauge import along_gauge
 from calib.solve.predictions import prediction_variance
 
 Array = NDArray[np.float64]
@@ -32,16 +33,19 @@ class Hubs:
         H, number of hubs; they follow the E nodes of the design.
     row, column
         int32 (C,), coupled pairs, ``row < column``, column a hub (numbered from E), sorted by row then column.
+    ties
+        bool (C,), which pairs tie zero-points together, whatever component their stars put them in.
     """
 
     n: int
     row: NDArray[np.int32]
     column: NDArray[np.int32]
+    ties: NDArray[np.bool_]
 
     @classmethod
     def none(cls) -> Hubs:
         """No border."""
-        return cls(0, np.zeros(0, np.int32), np.zeros(0, np.int32))
+        return cls(0, np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, bool))
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,10 @@ class Prior:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Unknowns at the minimum: ``theta`` (E + H, K), ``stars`` (S, P) and the residuals (n), all in mag."""
+    """Unknowns at the minimum: ``theta`` (E + H, K), ``stars`` (S, P) and the residuals (n), all in mag.
+
+    One zero-point of each group of components is held at zero; `NormalEquations.centred` gives the mean gauge.
+    """
 
     theta: Array
     stars: Array
@@ -93,20 +100,23 @@ class Spread:
         (S, 3), packed covariance of each star's unknowns in the gauge.
     prediction
         (n,), variance of ``u . star - phi . theta``, the same in every gauge.
+    grounded
+        (E + H, K, K), the same as ``node`` with one zero-point of each group of components held at zero.
     coupling
-        (C, K, K), covariance of the hubs' pairs, without gauge; only for coefficients that a gauge leaves alone.
+        (C, K, K), covariance of the hubs' pairs, grounded likewise.
     """
 
     node: Array
     star: Array
     prediction: Array
+    grounded: Array
     coupling: Array
 
 
 class Topology:
     """What a design's pattern fixes while weights change: components, grounded nodes, the symbolic factor.
 
-    Components are those of the stars' links alone; hubs that tie zero-points together are named by ``ties``.
+    Components are those of the stars' links alone; ``group`` says which of them hubs tie together.
     """
 
     def __init__(self, design: Design, hubs: Hubs | None = None) -> None:
@@ -117,7 +127,10 @@ class Topology:
         self.component: NDArray[np.int32] = labels.astype(np.int32)
         self.degree = np.bincount(design.graph.exposure, minlength=n)
         by_degree = np.lexsort((-self.degree, labels))
-        self.grounded: NDArray[np.int64] = by_degree[np.searchsorted(labels[by_degree], np.arange(self.n_components))]
+        first = by_degree[np.searchsorted(labels[by_degree], np.arange(self.n_components))]
+        self.group = self._tied(hubs, n)
+        _, which = np.unique(self.group, return_index=True)
+        self.grounded: NDArray[np.int64] = first[which]
         self.size = np.bincount(labels, minlength=self.n_components)
         # the links with the hubs' pairs at the end of each row
         counts = np.diff(links.indptr)
@@ -131,6 +144,16 @@ class Topology:
         own[self.pair_at] = False
         self.indices[own] = links.indices
         self.indices[self.pair_at] = hubs.column
+
+    def _tied(self, hubs: Hubs, n: int) -> NDArray[np.int32]:
+        """(components,), label shared by components that hubs tie."""
+        total = n + hubs.n
+        row = np.concatenate([np.arange(n), hubs.row[hubs.ties]])
+        column = np.concatenate([self.component + total, hubs.column[hubs.ties]])
+        size = total + self.n_components
+        _, labels = connected_components(csr_array((np.ones(row.size), (row, column)), shape=(size, size)), directed=False)
+        _, group = np.unique(labels[total:], return_inverse=True)
+        return np.asarray(group, np.int32)
 
     @cached_property
     def symbolic(self) -> Symbolic:
@@ -178,7 +201,7 @@ class NormalEquations:
         off = np.empty((top.indices.size, *diagonal.shape[1:]))
         walk, node = self.design.walk, self.design.graph.exposure
         assemble(walk, node, self.w, self.star_inverse, top.indptr, top.indices, self._place, diagonal, off)
-        off[top.pair_at] += self.prior.coupling
+        off[top.pair_at] = self.prior.coupling  # no star links a hub
         return diagonal, off
 
     @cached_property
@@ -189,19 +212,11 @@ class NormalEquations:
         return out
 
     @cached_property
-    def floating(self) -> NDArray[np.bool_]:
-        """(components,), whether nothing but the gauge holds a component's zero-points."""
-        top = self.topology
-        n = top.component.size
-        held = np.bincount(top.component, weights=self.prior.diagonal[:n, 0, 0], minlength=top.n_components)
-        return np.asarray(held == 0.0)
-
-    @cached_property
     def factor(self) -> Factor:
-        """Cholesky factor of L with one node of each floating component held."""
+        """Cholesky factor of L with one node held in each group of components."""
         diagonal, off = self.blocks
         diagonal = diagonal.copy()
-        g = self.topology.grounded[self.floating]
+        g = self.topology.grounded
         diagonal[g, 0, 0] += np.where(diagonal[g, 0, 0] > 0, diagonal[g, 0, 0], 1.0)
         # a coefficient that neither data nor prior constrains stays where it is
         k = np.arange(self.design.block)
@@ -220,36 +235,47 @@ class NormalEquations:
         return np.asarray(out)
 
     def centred(self, theta: Array) -> Array:
-        """Theta with the zero-points of each floating component shifted to zero mean."""
+        """Theta with the zero-points of each component shifted to zero mean."""
         out = theta.copy()
         top = self.topology
         n = top.component.size
         mean = np.bincount(top.component, weights=theta[:n, 0], minlength=top.n_components) / top.size
-        out[:n, 0] -= np.where(self.floating, mean, 0.0)[top.component]
-        return np.asarray(out)
+        out[:n, 0] -= mean[top.component]
+        return out
+
+    @cached_property
+    def mean_functional(self) -> Array:
+        """(E + H, K), the mean of the zero-points of each component of more than one node."""
+        top = self.topology
+        out = np.zeros((self.design.n_nodes + top.hubs.n, self.design.block))
+        size = top.size[top.component]
+        out[: self.design.n_nodes, 0] = np.where(size > 1, 1.0 / size, 0.0)
+        return out
 
     def estimate(self, theta: Array | None = None) -> Estimate:
         """Solve by the factor (or take theta as given) and go back to stars and residuals."""
         if theta is None:
-            theta = self.centred(self.factor.solve(self.rhs))
+            theta = self.factor.solve(self.rhs)
         design = self.design
         stars = np.empty((design.n_stars, design.star_block))
         residual = np.empty(design.n_measurements)
         kernels.back_substitute(*self._sorted, self.m, self.w, self.star_inverse, *self._place, theta, stars, residual)
         return Estimate(theta, stars, residual)
 
-    def spread(self, gauge: Array | None = None) -> Spread:
-        """Exact variances in the gauge where ``sum(gauge * zeropoint)`` of each component is fixed (default: the mean).
+    def spread(self, functional: Array | None = None) -> Spread:
+        """Exact variances in the gauge where a functional of each component's theta is fixed.
 
-        In a component held by priors on its zero-points no gauge is needed and none is applied.
+        Parameters
+        ----------
+        functional
+            (E + H, K), its coefficients, summing to one over the zero-points of a component; their mean when not given.
         """
-        top, design, K = self.topology, self.design, self.design.block
+        top, design = self.topology, self.design
         n = design.n_nodes
         selected = self.factor.selected_inverse()
-        functional = np.zeros((n + top.hubs.n, K))
-        functional[:n, 0] = np.where(self.floating[top.component], top.mean_gauge if gauge is None else gauge, 0.0)
-        along = self.factor.solve(functional)  # covariance of theta with the gauge
-        variance_gauge = np.bincount(top.component, weights=(along * functional)[:n, 0], minlength=top.n_components)
+        if functional is None:
+            functional = self.mean_functional
+        along, variance_gauge = along_gauge(self.factor, functional, top.component, top.group)
         node = selected.diagonal.copy()
         node[:n, :, 0] -= along[:n]
         node[:n, 0, :] -= along[:n]
@@ -262,7 +288,7 @@ class NormalEquations:
         star[:, 0] += variance_gauge[top.component[first]] - 2.0 * star_gauge[:, 0]
         if design.star_block == 2:
             star[:, 1] -= star_gauge[:, 1]
-        return Spread(node, star, prediction, selected.blocks[top.pair_at])
+        return Spread(node, star, prediction, selected.diagonal, selected.blocks[top.pair_at])
 
     @property
     def log_det(self) -> float:

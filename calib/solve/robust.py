@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.model.noise import NoiseModel, Weighted, weigh
+from calib.solve.border import Border
 from calib.solve.design import Design
-from calib.solve.local import Hierarchy, LocalTerms
+from calib.solve.terms import Terms
 from calib.solve.normal import Estimate, NormalEquations, Prior, Spread, Topology
 
 Array = NDArray[np.float64]
@@ -22,7 +23,7 @@ class RobustFit:
 
     design: Design
     noise: NoiseModel
-    terms: LocalTerms
+    terms: Terms
     prior: Prior
     weighted: Weighted
     equations: NormalEquations
@@ -73,12 +74,12 @@ def fit(
     m: Array,
     err: NDArray[np.float32],
     band: NDArray[np.int32],
+    border: Border,
     *,
-    hierarchy: Hierarchy | None = None,
     topology: Topology | None = None,
     start: Estimate | None = None,
     noise: NoiseModel | None = None,
-    terms: LocalTerms | None = None,
+    terms: Terms | None = None,
     max_passes: int = 60,
     tolerance: float = 0.02,
     learn: bool = True,
@@ -92,10 +93,10 @@ def fit(
         (n,), magnitudes and reported errors, mag, sorted by star.
     band
         int (E,), band of each node.
-    hierarchy
-        What surfaces shrink to; each band's mean when not given.
+    border
+        Hubs of the terms.
     topology
-        Of the design with the hierarchy's hubs.
+        Of the design with the border's hubs.
     start
         Residuals to begin from; least absolute deviations when not given.
     noise, terms
@@ -103,16 +104,13 @@ def fit(
     tolerance
         Largest root mean square change of z / sigma_z in the last pass.
     """
-    if design.block > 1 and hierarchy is None:
-        hierarchy = Hierarchy.of(band, None)
-    hubs = hierarchy.hubs if hierarchy is not None and design.block > 1 else None
-    topology = topology or Topology(design, hubs)
+    topology = topology or Topology(design, border.hubs)
     star_ptr, node = design.graph.star_ptr, design.graph.exposure
     visits = np.diff(star_ptr)
     if start is None:
         start = absolute_start(design, m, err, Topology(design))
     noise = noise or start_noise(design, err, start.residual, band)
-    terms = terms or LocalTerms(design, hierarchy)
+    terms = terms or Terms(design, border)
     prior = terms.prior(design)
     # the first weights: residuals of the start, whose predictions' variance is not known yet
     weighted = weigh(noise, star_ptr, node, err, start.residual**2)
@@ -124,7 +122,7 @@ def fit(
         equations = NormalEquations(design, m, weighted.w, prior, topology)
         estimate = equations.estimate()
         spread = equations.spread()
-        z = estimate.theta[: design.n_nodes, 0]
+        z = equations.centred(estimate.theta)[: design.n_nodes, 0]
         sigma = np.sqrt(np.maximum(spread.node[: design.n_nodes, 0, 0], 1e-20))
         if before is not None:
             change = float(np.sqrt(np.mean(((z - before) / sigma)[linked] ** 2))) if linked.any() else 0.0
@@ -147,14 +145,16 @@ def fit(
 
 
 def _evidence(
-    design: Design, noise: NoiseModel, terms: LocalTerms, equations: NormalEquations, estimate: Estimate,
+    design: Design, noise: NoiseModel, terms: Terms, equations: NormalEquations, estimate: Estimate,
     err: NDArray[np.float32],
 ) -> float:  # fmt: skip
     """Log marginal likelihood by Laplace's method; differences between local terms are what counts."""
     weighted = weigh(noise, design.graph.star_ptr, design.graph.exposure, err, estimate.residual**2)
     visits = np.diff(design.graph.star_ptr)
     measured = int((visits > 0).sum())
-    hubs = equations.topology.hubs.n * (design.block - 1)
+    border = terms.border
+    hubs = 0 if border.illumination is None else border.illumination.n_hubs * (design.block - 1)
+    hubs += 0 if border.levels is None else border.levels.n_hubs
     n_unknowns = design.n_nodes * design.block + hubs + measured * design.star_block
     value = weighted.sums.log_likelihood + terms.log_density(visits > 0)
     return value + 0.5 * n_unknowns * float(np.log(2 * np.pi)) - 0.5 * equations.log_det

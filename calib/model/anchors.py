@@ -1,0 +1,136 @@
+"""Reference stars: the absolute scale of each component, by an offset that wrong references cannot move.
+
+The relative solution is not bent: references set one number per component, M_ref - M averaged over its reference stars
+with Student-t weights and an excess scatter of their own (Mandel & Paule 1970, Anal. Chem. 42, 1194, for the scatter).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+DOF = 3.0
+"""Degrees of freedom of the references' Student-t."""
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """What the references say.
+
+    Attributes
+    ----------
+    offset
+        (components,), mag to add to zero-points and magnitudes; 0 where there is no reference.
+    anchored
+        bool (components,).
+    variance
+        (components,), of the offset, from the references' own errors and scatter and the stars' own noise.
+    weight
+        (S,), each star's share in its component's offset; they sum to one in an anchored component.
+    scatter
+        (components,), excess scatter of the references, mag.
+    tension
+        (S,), (M_ref - M - offset) over its error; NaN for stars that are no reference.
+    """
+
+    offset: Array
+    anchored: NDArray[np.bool_]
+    variance: Array
+    weight: Array
+    scatter: Array
+    tension: Array
+
+
+def anchor(
+    stars: pl.DataFrame, mag: Array, own_variance: Array, component: NDArray[np.int32], n_components: int,
+    reference: pl.DataFrame | None,
+) -> Anchors:  # fmt: skip
+    """Offset of every component.
+
+    Parameters
+    ----------
+    stars
+        star_id, band of each star.
+    mag, own_variance
+        (S,), relative magnitudes, and their variance at given zero-points, mag and mag^2.
+    component
+        (S,), -1 for a star outside all.
+    reference
+        star_id, band (empty: any), mag, mag_err; None for none.
+    """
+    S = mag.size
+    result = Anchors(
+        np.zeros(n_components), np.zeros(n_components, bool), np.zeros(n_components), np.zeros(S),
+        np.zeros(n_components), np.full(S, np.nan),
+    )  # fmt: skip
+    if reference is None or not reference.height:
+        return result
+    ref_mag, ref_err = match(stars, reference)
+    good = np.isfinite(ref_mag) & np.isfinite(mag) & (component >= 0)
+    for c in np.unique(component[good]):
+        at = np.flatnonzero(good & (component == c))
+        gap = ref_mag[at] - mag[at]
+        variance = ref_err[at] ** 2 + own_variance[at]
+        offset, scatter2, omega = robust_mean(gap, variance)
+        result.offset[c], result.anchored[c], result.scatter[c] = offset, True, np.sqrt(scatter2)
+        result.weight[at] = omega
+        # own errors, enlarged where the references scatter by more than they say; theirs and the stars' noise are both in
+        information = (DOF + 1.0) / (DOF + 3.0) if at.size > 2 else 1.0
+        result.variance[c] = float((omega**2 * (variance + scatter2)).sum()) / information
+        result.tension[at] = (gap - offset) / np.sqrt(variance + scatter2)
+    return result
+
+
+def match(stars: pl.DataFrame, reference: pl.DataFrame) -> tuple[Array, Array]:
+    """Reference magnitude and error of each star, NaN where there is none."""
+    named = reference.with_columns(pl.col("band").cast(pl.String)) if "band" in reference.columns else reference
+    on = ["star_id"]
+    left = stars.select("star_id", pl.col("band").cast(pl.String))
+    if "band" in named.columns and (named["band"] != "").any():
+        on = ["star_id", "band"]
+    right = named.select(*on, pl.col("mag").alias("_mag"), pl.col("mag_err").alias("_err")).unique(
+        on, keep="first", maintain_order=True
+    )
+    joined = left.join(right, on=on, how="left", maintain_order="left")
+    return (
+        joined["_mag"].cast(pl.Float64).fill_null(np.nan).to_numpy(),
+        joined["_err"].cast(pl.Float64).fill_null(np.nan).to_numpy(),
+    )
+
+
+def robust_mean(values: Array, variance: Array) -> tuple[float, float, Array]:
+    """Student-t mean with an excess variance: (mean, excess variance, weights that sum to one)."""
+    mean = _weighted_median(values, 1.0 / np.sqrt(variance))
+    excess = 0.0
+    if values.size > 2:
+        spread = 1.4826 * float(np.median(np.abs(values - mean)))
+        excess = max(spread**2 - float(np.median(variance)), 0.0)
+    omega = 1.0 / variance
+    for _ in range(100):
+        total = variance + excess
+        t = (DOF + 1.0) / (DOF + (values - mean) ** 2 / total) if values.size > 2 else np.ones(values.size)
+        omega = t / total
+        new = float((omega * values).sum() / omega.sum())
+        if values.size > 2:
+            # likelihood score of the excess, a multiplicative step
+            z2 = t * (values - new) ** 2 / total
+            leverage = 1.0 - omega / omega.sum()
+            ratio = float((z2 / total).sum() / (leverage / total).sum())
+            seed = excess if excess > 0 else 0.0
+            excess = max((seed + float(np.median(variance))) * ratio - float(np.median(variance)), 0.0)
+        if abs(new - mean) < 1e-9:
+            mean = new
+            break
+        mean = new
+    return mean, excess, omega / omega.sum()
+
+
+def _weighted_median(values: Array, weights: Array) -> float:
+    order = np.argsort(values)
+    cumulative = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(cumulative, 0.5 * cumulative[-1])])

@@ -1,0 +1,145 @@
+"""Which local terms a survey carries: those that raise the marginal likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.config import Config
+from calib.model.problem import Problem
+from calib.solve.border import Border
+from calib.solve.design import BLOCK_SIZES, Design
+from calib.solve.normal import Topology
+from calib.solve.robust import RobustFit, absolute_start, fit
+from graphs import MeasurementGraph
+
+Array = NDArray[np.float64]
+
+GAIN = 5.0
+"""Log marginal likelihood that a term has to add before it is carried."""
+TRIAL_MEASUREMENTS = 600_000
+"""Larger surveys try their terms on a connected part of about this many measurements."""
+FACTOR_BYTES = 500e6
+"""Largest factor that a choice of terms may need."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One set of terms that was tried."""
+
+    degree: int
+    response: bool
+    evidence: float
+
+    @property
+    def name(self) -> str:
+        """As run.json and the report call it."""
+        surface = ("no surface", "plane", "quadratic")[self.degree]
+        return surface + (" + seeing response" if self.response else "")
+
+
+def design_of(problem: Problem, degree: int, response: bool) -> Design:
+    """The problem's measurements under these local terms."""
+    return Design(problem.graph, problem.xy, degree, problem.centre, problem.response if response else None)
+
+
+def border_of(problem: Problem, design: Design, config: Config) -> Border:
+    """Hubs of the terms that a design carries and the configuration asks for."""
+    return Border.of(problem, surfaces=design.degree > 0, levels=config.extinction != "off")
+
+
+def candidates(problem: Problem, config: Config) -> tuple[list[int], list[bool]]:
+    """Degrees and responses that the data allow and the configuration leaves open."""
+    degrees = {"auto": [0, 1, 2], "off": [0], "plane": [1], "quadratic": [2]}[config.surface]
+    responses = {"auto": [False, True], "off": [False], "on": [True]}[config.seeing_response]
+    if problem.xy is None:
+        degrees = [0]
+    if problem.response is None:
+        responses = [False]
+    return degrees, responses
+
+
+def robust_fit(
+    problem: Problem, config: Config, progress: Callable[[str, int, float], None] | None = None
+) -> tuple[RobustFit, list[Trial]]:
+    """The robust solve with the local terms that earn their place, and what was tried on the way.
+
+    Degrees are tried upwards while they gain; then the response to seeing. A survey of more than `TRIAL_MEASUREMENTS` tries
+    them on a part of itself.
+    """
+    part = problem if problem.m.size <= TRIAL_MEASUREMENTS else trial_part(problem, TRIAL_MEASUREMENTS)
+    degrees, responses = candidates(problem, config)
+    entries = Topology(design_of(problem, 0, False)).symbolic.supernodes.n_entries if len(degrees) > 1 else 0
+    degrees = [d for d in degrees if d == degrees[0] or 8.0 * entries * BLOCK_SIZES[d] ** 2 < FACTOR_BYTES]
+    start = absolute_start(design_of(part, 0, False), part.m, part.err, Topology(design_of(part, 0, False)))
+    trials: list[Trial] = []
+    best: RobustFit | None = None
+
+    def attempt(degree: int, response: bool, best: RobustFit | None) -> RobustFit:
+        design = design_of(part, degree, response)
+        name = Trial(degree, response, 0.0).name
+        step = (lambda n, change: progress(name, n, change)) if progress else None
+        found = fit(
+            design, part.m, part.err, part.band, border_of(part, design, config), start=start,
+            max_passes=config.max_passes, tolerance=config.tolerance,
+            noise=None if best is None else best.noise.copy(), progress=step,
+        )  # fmt: skip
+        trials.append(Trial(degree, response, found.evidence))
+        return found
+
+    for degree in degrees:
+        found = attempt(degree, responses[0], best)
+        if best is not None and found.evidence < best.evidence + GAIN:
+            break
+        best = found
+    assert best is not None
+    for response in responses[1:]:
+        found = attempt(best.design.degree, response, best)
+        if found.evidence > best.evidence + GAIN:
+            best = found
+    if part is problem:
+        return best, trials
+    whole = design_of(problem, best.design.degree, best.design.star_block == 2)
+    noise = best.noise.spread_over(problem.band)
+    step = (lambda n, change: progress("all measurements", n, change)) if progress else None
+    plain = design_of(problem, 0, False)
+    final = fit(
+        whole, problem.m, problem.err, problem.band, border_of(problem, whole, config), noise=noise,
+        start=absolute_start(plain, problem.m, problem.err, Topology(plain)),
+        max_passes=config.max_passes, tolerance=config.tolerance, progress=step,
+    )  # fmt: skip
+    return final, trials
+
+
+def trial_part(problem: Problem, measurements: int) -> Problem:
+    """A connected part of the survey: nodes nearest to a start along the graph, in its largest component."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import breadth_first_order
+
+    links = problem.graph.exposure_graph()
+    n = problem.graph.n_exposures
+    pattern = csr_array((np.ones(links.indices.size, np.int8), links.indices, links.indptr), shape=(n, n))
+    counts = np.bincount(problem.graph.exposure, minlength=n)
+    labels = np.asarray(links.components())
+    largest = np.bincount(labels, weights=counts).argmax()
+    first = int(np.flatnonzero(labels == largest)[0])
+    order = breadth_first_order(pattern, first, directed=False, return_predecessors=False)
+    keep = np.zeros(n, bool)
+    keep[order[: max(int(np.searchsorted(np.cumsum(counts[order]), measurements)), 2)]] = True
+    return subset(problem, keep[problem.graph.exposure])
+
+
+def subset(problem: Problem, keep: NDArray[np.bool_]) -> Problem:
+    """The same stars and nodes with only these of the sorted measurements; stars left without any are dropped."""
+    graph = problem.graph
+    counts = np.add.reduceat(keep.astype(np.int64), graph.star_ptr[:-1]) if graph.n_stars else np.zeros(0, np.int64)
+    counts[np.diff(graph.star_ptr) == 0] = 0
+    star_ptr = np.concatenate([[0], np.cumsum(counts[counts > 0])]).astype(np.int64)
+    smaller = MeasurementGraph(star_ptr, graph.exposure[keep], graph.order[keep], graph.n_exposures)
+    return replace(
+        problem, graph=smaller, m=problem.m[keep], err=problem.err[keep],
+        xy=None if problem.xy is None else problem.xy[keep], stars=problem.stars.filter(counts > 0),
+    )  # fmt: skip

@@ -1,0 +1,106 @@
+"""Held-out stars: two random halves of the stars, solved apart, must agree within their errors.
+
+The score of a method is the mean over exposures of 1/2 [log(vA + vB) + (zA - zB)^2 / (vA + vB)], the negative log
+likelihood of the difference. It sees every error but one common to both halves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from calib.model.problem import Problem
+from calib.solve.select import subset
+
+Array = NDArray[np.float64]
+
+LARGEST_PULL = 6.0
+"""Differences count as at most this many errors, so that one exposure does not decide."""
+
+
+@dataclass(frozen=True)
+class Half:
+    """Zero-points, their errors and components from one half of the stars; NaN where a half does not reach."""
+
+    zeropoint: Array
+    error: Array
+    component: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class SplitScore:
+    """How well the halves agree.
+
+    Attributes
+    ----------
+    score
+        Mean negative log likelihood of the differences; smaller is better.
+    pull
+        (nodes compared,), differences over their errors.
+    rms
+        Root mean square difference over sqrt(2), mag.
+    node
+        Which nodes were compared.
+    """
+
+    score: float
+    pull: Array
+    rms: float
+    node: NDArray[np.int64]
+
+    def summary(self) -> dict[str, float | int]:
+        """For run.json."""
+        p = np.abs(self.pull)
+        return {
+            "score": self.score,
+            "n_exposures": int(p.size),
+            "rms_difference_mag": self.rms,
+            "pull_std": float(np.sqrt(np.mean(self.pull**2))) if p.size else float("nan"),
+            "coverage_68": float(np.mean(p < 1.0)) if p.size else float("nan"),
+            "coverage_95": float(np.mean(p < 1.96)) if p.size else float("nan"),
+        }
+
+
+def halves(problem: Problem, seed: int) -> tuple[Problem, Problem]:
+    """Split the stars in two; a star's bands stay together."""
+    rng = np.random.default_rng(seed)
+    codes = (
+        problem.stars["star_id"].rank("dense").cast(pl.Int64).to_numpy() - 1
+        if problem.stars.height
+        else np.zeros(0, int)
+    )
+    side = rng.random(int(codes.max()) + 1 if codes.size else 0) < 0.5
+    first = side[codes][problem.graph.star]
+    return subset(problem, first), subset(problem, ~first)
+
+
+def compare_halves(a: Half, b: Half) -> SplitScore:
+    """Differences after each pair of components has been brought to a common scale."""
+    good = np.isfinite(a.zeropoint) & np.isfinite(b.zeropoint) & (a.error > 0) & (b.error > 0)
+    node = np.flatnonzero(good)
+    pair = a.component[node].astype(np.int64) * (int(b.component.max(initial=0)) + 1) + b.component[node]
+    _, group, counts = np.unique(pair, return_inverse=True, return_counts=True)
+    keep = counts[group] >= 3
+    node, group = node[keep], group[keep]
+    if node.size == 0:
+        return SplitScore(float("nan"), np.zeros(0), float("nan"), node)
+    difference = a.zeropoint[node] - b.zeropoint[node]
+    variance = a.error[node] ** 2 + b.error[node] ** 2
+    n = np.bincount(group)
+    known = n > 0
+    offset = np.zeros(n.size)
+    offset[known] = np.bincount(group, weights=difference)[known] / n[known]
+    difference = difference - offset[group]
+    pull = difference / np.sqrt(variance)
+    likelihood = 0.5 * (np.log(variance) + np.minimum(pull**2, LARGEST_PULL**2))
+    return SplitScore(float(likelihood.mean()), pull, float(np.sqrt(np.mean(difference**2) / 2.0)), node)
+
+
+def score(problem: Problem, solve_half: Callable[[Problem], Half], seed: int) -> SplitScore:
+    """Solve both halves and compare."""
+    first, second = halves(problem, seed)
+    return compare_halves(solve_half(first), solve_half(second))

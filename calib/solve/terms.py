@@ -1,0 +1,145 @@
+"""All that the solve assumes beforehand, learned as it goes: surfaces, responses to seeing, levels of nights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.model.priors import GroupPrior
+from calib.solve.design import Design
+from calib.solve.border import Border
+from calib.solve.nights import LevelPriors
+from calib.solve.normal import Estimate, Prior, Spread
+
+Array = NDArray[np.float64]
+
+GROUPS = {1: slice(1, 3), 2: slice(3, 6)}
+"""Coefficients of an exposure that share a variance: the plane's and the quadratic's."""
+
+
+@dataclass
+class Squares:
+    """Sums of squares and of posterior variances of every group of one kind."""
+
+    square: Array
+    variance: Array
+
+
+class Terms:
+    """Variances of the terms of a design, and the prior they make.
+
+    Parameters
+    ----------
+    design
+        Whose degree and response say which terms there are.
+    border
+        The hubs they hang on.
+    start
+        Surfaces and responses to begin from, mag.
+    """
+
+    def __init__(self, design: Design, border: Border, start: float = 3e-3) -> None:
+        K = design.block
+        self.border = border
+        self.surfaces = {
+            g: GroupPrior(len(range(*part.indices(6))), start**2) for g, part in GROUPS.items() if g <= design.degree
+        }
+        self.night = GroupPrior(K - 1, 1e-6, dof=10.0, strength=2.0, usual=2.5e-7)
+        self.band = GroupPrior(K - 1, 1e-6, dof=30.0, strength=2.0, usual=1e-6)
+        self.response = GroupPrior(1, start**2) if design.star_block == 2 else None
+        self.levels = None if border.levels is None else LevelPriors(border.levels)
+        self.last: dict[str, Squares] = {}
+
+    def observe(self, design: Design, estimate: Estimate, spread: Spread) -> None:
+        """Expected squares of all groups after a solve."""
+        theta = estimate.theta
+        variance = np.einsum("ekk->ek", spread.grounded)
+        n, light = design.n_nodes, self.border.illumination
+        self.last = {}
+        if design.star_block == 2:
+            b = np.nan_to_num(estimate.stars[:, 1])
+            self.last["response"] = Squares(b**2, np.nan_to_num(spread.star[:, 2]))
+        if light is not None:
+            gap = theta[light.row] - theta[light.column]
+            covariance = np.einsum("ckk->ck", spread.coupling[self.border.illumination_at])
+            gap_variance = variance[light.row] + variance[light.column] - 2.0 * covariance
+            own = light.row < n
+            for g in self.surfaces:
+                part = GROUPS[g]
+                self.last[f"surface{g}"] = Squares((gap[own, part] ** 2).sum(1), gap_variance[own, part].sum(1))
+            self.last["night"] = Squares((gap[~own, 1:] ** 2).sum(1), gap_variance[~own, 1:].sum(1))
+            bands = slice(light.first, light.first + light.n_bands)
+            self.last["band"] = Squares((theta[bands, 1:] ** 2).sum(1), variance[bands, 1:].sum(1))
+        if self.levels is not None:
+            self.levels.observe(theta[:, 0], variance[:, 0], spread.coupling[self.border.levels_at, 0, 0])
+
+    def update(self, topology_degree: NDArray[np.int64], visits: NDArray[np.int64]) -> float:
+        """One step of every variance; returns the largest change of a log variance that matters."""
+        priors = {f"surface{g}": p for g, p in self.surfaces.items()}
+        if self.border.illumination is not None:
+            priors |= {"night": self.night, "band": self.band}
+        if self.response is not None:
+            priors["response"] = self.response
+        change = 0.0 if self.levels is None else self.levels.update()
+        for name, prior in priors.items():
+            s = self.last[name]
+            informed = np.ones(s.square.size, bool)
+            if name.startswith("surface"):
+                informed = topology_degree > 0
+            elif name == "response":
+                informed = visits > 1
+            before = prior.scale
+            prior.update(s.square, s.variance, informed)
+            if max(before, prior.scale) > 4e-8:  # 0.2 mmag
+                change = max(change, abs(float(np.log(prior.scale / before))))
+        return change
+
+    def prior(self, design: Design) -> Prior:
+        """The prior of all unknowns under these variances."""
+        E, K, light, hubs = design.n_nodes, design.block, self.border.illumination, self.border.hubs
+        star = np.zeros(design.n_stars)
+        if self.response is not None:
+            star[:] = self._precision(self.response, "response", star.size)
+        k = np.arange(K)
+        diagonal = np.zeros((E + hubs.n, K, K))
+        coupling = np.zeros((hubs.row.size, K, K))
+        rhs = np.zeros((E + hubs.n, K))
+        if light is not None:
+            precision = np.zeros((light.row.size, K))
+            own = light.row < E
+            for g, p in self.surfaces.items():
+                precision[own, GROUPS[g]] = self._precision(p, f"surface{g}", E)[:, None]
+            precision[~own, 1:] = self._precision(self.night, "night", int((~own).sum()))[:, None]
+            for side in (light.row, light.column):
+                for c in range(1, K):
+                    diagonal[:, c, c] += np.bincount(side, weights=precision[:, c], minlength=E + hubs.n)
+            diagonal[light.first : light.first + light.n_bands, k[1:], k[1:]] += 1.0 / self.band.scale
+            coupling[self.border.illumination_at[:, None], k, k] -= precision
+        if self.levels is not None:
+            form = self.levels.quadratic(E + hubs.n)
+            diagonal[:, 0, 0] += form.diagonal
+            rhs[:, 0] += form.rhs
+            coupling[:, 0, 0] += np.bincount(self.border.levels_at, weights=form.pair, minlength=hubs.row.size)
+        return Prior(diagonal, coupling, rhs, star)
+
+    def _precision(self, prior: GroupPrior, name: str, n: int) -> Array:
+        if name not in self.last:
+            return np.full(n, 1.0 / prior.scale)
+        s = self.last[name]
+        return prior.precision(s.square, s.variance)
+
+    def log_density(self, measured: NDArray[np.bool_]) -> float:
+        """Log density of the groups at their estimates; stars that were never measured say nothing."""
+        total = 0.0
+        for g, p in self.surfaces.items():
+            total += float(p.log_density(self.last[f"surface{g}"].square).sum())
+        if self.border.illumination is not None:
+            total += float(self.night.log_density(self.last["night"].square).sum())
+            total += float(self.band.log_density(self.last["band"].square).sum())
+        if self.levels is not None:
+            total += self.levels.log_density()
+        if self.response is not None:
+            total += float(self.response.log_density(self.last["response"].square[measured]).sum())
+        return total
