@@ -10,14 +10,14 @@ from calib.tables.reasons import mark
 
 _BLOCK = 1 << 18
 _SIEVE = np.uint32(1 << 22)
-_KEYS = ("star_id", "exposure_id", "band", "detector", "mag", "mag_err")
 
 
 def mark_duplicates(frame: pl.DataFrame, reason: NDArray[np.uint8]) -> None:
     """Give every usable row that repeats an earlier usable one the reason ``duplicate``, in place.
 
-    A repeat has the same star, exposure, band, detector, magnitude and error; two different measurements of a star
-    in one exposure are not one. Only 32-bit hashes are sorted, and only rows whose hash occurs twice are compared.
+    A repeat has the same star, exposure, band, magnitude, error, and the same detector, place and colour where they
+    are given; two different measurements of a star in one exposure are not one. Only 32-bit hashes are sorted, and
+    only rows whose hash occurs twice are compared.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def mark_duplicates(frame: pl.DataFrame, reason: NDArray[np.uint8]) -> None:
         Canonical columns, n rows.
     reason : uint8 array, shape (n,)
     """
-    keys = frame.select(c for c in _KEYS if c in frame.columns)
+    keys = frame.drop("flag", strict=False)
     hashes = np.empty(frame.height, np.uint32)
     for start in range(0, frame.height, _BLOCK):
         hashes[start : start + _BLOCK] = _hash(keys.slice(start, _BLOCK))

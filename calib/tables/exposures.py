@@ -239,7 +239,7 @@ class ExposureGatherer:
             if f"{name}.min" not in merged.columns:
                 continue
             low, high = merged[f"{name}.min"], merged[f"{name}.max"]
-            mean = merged[f"{name}.sum"] / merged[f"{name}.n"].cast(pl.Float64)
+            mean = (merged[f"{name}.sum"] / merged[f"{name}.n"].cast(pl.Float64)).fill_nan(None)
             same = low == high
             out = out.with_columns(pl.select(pl.when(same).then(low).otherwise(mean)).to_series().alias(name))
             tolerance = _CONSTANT_WITHIN.get(name) or _RELATIVE * mean.abs().clip(lower_bound=1.0)

@@ -40,7 +40,7 @@ _ROWS = (
     ("nonpositive_error", "The error is zero or negative."),
     ("no_exptime", "The flux is in counts and the exposure time of this row is unknown or not positive."),
     ("null_band", "The band is null or masked."),
-    ("duplicate", "The row repeats an earlier one: same star, exposure, band, detector, magnitude and error."),
+    ("duplicate", "The row repeats an earlier one in every column that is read, flag aside."),
 )
 
 UNUSED_REASONS: tuple[Reason, ...] = tuple(Reason(i, name, text) for i, (name, text) in enumerate(_ROWS))

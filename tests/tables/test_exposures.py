@@ -141,3 +141,11 @@ def test_nights_without_days():
     assert day_phase(np.linspace(0, 3, 500)) == 0.5
     assert day_phase(np.array([np.nan])) == 0.5
     assert np.isnan(derive_nights(np.array([np.nan, 60000.3]))[0])
+
+
+def test_a_condition_that_is_never_known(table):
+    m = read_measurements(table.with_columns(sky=pl.lit(None, pl.Float64), seeing=pl.lit(-1.0), airmass=pl.lit(1.5)))
+    assert m.exposures["sky"].null_count() == m.exposures["seeing"].null_count() == 4
+    assert not m.has("sky")
+    assert m.has("airmass")
+    assert len(m.warnings) == 1

@@ -249,3 +249,44 @@ def test_importing_is_light():
     code = "import sys, calib.tables; print([m for m in ('astropy','pyarrow','polars','torch') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_equal_magnitudes_at_two_places_are_two_measurements(table):
+    twice = pl.concat(
+        [table.with_columns(x=pl.lit(1.0), y=pl.lit(2.0)), table.with_columns(x=pl.lit(1.5), y=pl.lit(2.0))]
+    )
+    assert read_measurements(twice).counts == {"usable": 48}
+    assert read_measurements(twice, columns={"x": "", "y": ""}).counts == {"usable": 24, "duplicate": 24}
+    assert read_measurements(pl.concat([twice, twice.head(5)])).counts == {"usable": 48, "duplicate": 5}
+
+
+def test_text_in_memory_and_decimals(table):
+    text = table.with_columns(pl.col("mag", "mag_err").cast(pl.String), flag=pl.Series(["no", "YES", "0"] * 8))
+    m = read_measurements(text)
+    np.testing.assert_array_equal(m.frame["mag"], table["mag"])
+    assert m.counts == {"usable": 16, "flagged": 8}
+    decimal = table.with_columns(pl.col("mag").cast(pl.Decimal(20, 6)))
+    np.testing.assert_allclose(read_measurements(decimal).frame["mag"], table["mag"])
+    with pytest.raises(InputError, match="mag is Boolean, not numbers"):
+        read_measurements(table.with_columns(mag=pl.lit(True)))
+    with pytest.raises(InputError, match=r"mag is List\(Float64\), not numbers"):
+        read_measurements(table.with_columns(mag=pl.concat_list("mag", "mag")))
+
+
+def test_the_answer_does_not_depend_on_the_chunks(table, monkeypatch):
+    frame = pl.concat([survey(40, 30), survey(40, 30).head(7)]).with_columns(
+        airmass=pl.col("mag") / 10,
+        ra=pl.col("mag"),
+        dec=pl.col("mag_err"),
+        band=pl.Series(["r", "g", "i"] * 403)[:1207],
+    )
+    whole = read_measurements(frame)
+    monkeypatch.setattr("calib.tables.sources.memory.PolarsSource.chunks.__defaults__", (13,))
+    monkeypatch.setattr("calib.tables.duplicates._BLOCK", 17)
+    pieces = read_measurements(frame)
+    assert pieces.frame.equals(whole.frame)
+    np.testing.assert_array_equal(pieces.reason, whole.reason)
+    assert pieces.counts["duplicate"] == 7
+    for name in whole.exposures.columns:
+        if whole.exposures[name].dtype == pl.Float64:
+            np.testing.assert_allclose(pieces.exposures[name], whole.exposures[name], rtol=1e-12)

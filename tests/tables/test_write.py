@@ -11,6 +11,8 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from astropy.table import QTable, Table
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from calib.tables import (
     COLUMNS,
@@ -304,3 +306,30 @@ def test_writing_warns_of_nothing_and_a_second_process_reads_it(tmp_path):
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "['a', 'b']"
     assert isinstance(to_qtable(stars(), "stars"), Table)
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.integers(-(2**63), 2**63 - 1),
+        st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=6),
+        st.one_of(st.none(), st.floats()),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(ROWS)
+def test_any_zeropoints_go_round(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("round")
+    schema = {"exposure_id": pl.Int64, "flag": pl.String, "zeropoint": pl.Float64, "anchored": pl.Boolean}
+    new = pl.DataFrame(rows, schema=schema, orient="row")
+    frame = zeropoints().head(1).drop(schema).join(new, how="cross")
+    write_table(frame, folder / "z.parquet", "zeropoints")
+    write_table(frame, folder / "z.ecsv", "zeropoints")
+    back = pl.read_parquet(folder / "z.parquet").select(list(schema))
+    assert back.equals(new)
+    text = read_any(folder / "z.ecsv").select(list(schema))
+    assert text.equals(new.with_columns(pl.col("zeropoint").fill_null(float("nan"))))
