@@ -215,6 +215,8 @@ class Factor:
                 self._below.append(below)
             else:
                 self._below.append(np.zeros((0, m)))
+        if not np.isfinite(log_det):  # LAPACK lets NaN pass
+            raise NotPositiveDefinite("the matrix holds values that are not finite: mask measurements without a weight")
         self.log_det = log_det
 
     def solve(self, rhs: Array) -> Array:

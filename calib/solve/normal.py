@@ -116,7 +116,8 @@ class Spread:
 class Topology:
     """What a design's pattern fixes while weights change: components, grounded nodes, the symbolic factor.
 
-    Components are those of the stars' links alone; ``group`` says which of them hubs tie together.
+    Components are those of the stars' links alone; ``group`` says which of them hubs tie together, ``coupled`` which of
+    them hubs join in any way.
     """
 
     def __init__(self, design: Design, hubs: Hubs | None = None) -> None:
@@ -128,7 +129,9 @@ class Topology:
         self.degree = np.bincount(design.graph.exposure, minlength=n)
         by_degree = np.lexsort((-self.degree, labels))
         first = by_degree[np.searchsorted(labels[by_degree], np.arange(self.n_components))]
-        self.group = self._tied(hubs, n)
+        self.group = self._joined(n, hubs, hubs.ties)
+        # hubs of surfaces join components without tying their zero-points: their covariances meet all the same
+        self.coupled = self._joined(n, hubs, np.ones(hubs.row.size, bool))
         _, which = np.unique(self.group, return_index=True)
         self.grounded: NDArray[np.int64] = first[which]
         self.size = np.bincount(labels, minlength=self.n_components)
@@ -145,13 +148,14 @@ class Topology:
         self.indices[own] = links.indices
         self.indices[self.pair_at] = hubs.column
 
-    def _tied(self, hubs: Hubs, n: int) -> NDArray[np.int32]:
-        """(components,), label shared by components that hubs tie."""
+    def _joined(self, n: int, hubs: Hubs, pairs: NDArray[np.bool_]) -> NDArray[np.int32]:
+        """(components,), label shared by components that these pairs of the hubs join."""
         total = n + hubs.n
-        row = np.concatenate([np.arange(n), hubs.row[hubs.ties]])
-        column = np.concatenate([self.component + total, hubs.column[hubs.ties]])
+        row = np.concatenate([np.arange(n), hubs.row[pairs]])
+        column = np.concatenate([self.component + total, hubs.column[pairs]])
         size = total + self.n_components
-        _, labels = connected_components(csr_array((np.ones(row.size), (row, column)), shape=(size, size)), directed=False)
+        pattern = csr_array((np.ones(row.size), (row, column)), shape=(size, size))
+        _, labels = connected_components(pattern, directed=False)
         _, group = np.unique(labels[total:], return_inverse=True)
         return np.asarray(group, np.int32)
 
@@ -275,7 +279,7 @@ class NormalEquations:
         selected = self.factor.selected_inverse()
         if functional is None:
             functional = self.mean_functional
-        along, variance_gauge = along_gauge(self.factor, functional, top.component, top.group)
+        along, variance_gauge = along_gauge(self.factor, functional, top.component, top.coupled)
         node = selected.diagonal.copy()
         node[:n, :, 0] -= along[:n]
         node[:n, 0, :] -= along[:n]
