@@ -6,7 +6,7 @@ from calib.version import __version__
 
 __all__ = ["Config", "Solution", "__version__", "calibrate"]
 
-_HOMES = {"Config": "calib.config", "Solution": "calib.solution", "calibrate": "calib.calibrate"}
+_HOMES = {"Config": "calib.config", "Solution": "calib.solution", "calibrate": "calib.pipeline"}
 
 
 def __getattr__(name: str) -> Any:

@@ -137,7 +137,8 @@ def _step(score: Array, information: Array) -> Array:
 @dataclass
 class NodeSums:
     """Sums over the measurements of each node: halves of the scores, and informations, of c_e^2
-    (``sigma``) and of v_e and f^2 (``one``)."""
+    (``sigma``) and of v_e and f^2 (``one``).
+    """
 
     score_sigma: Array
     rate_sigma: Array

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from calib.solve.factor import Factor
+from calib.solve.kernels import basis
 
 Array = NDArray[np.float64]
 
@@ -59,3 +62,24 @@ def along_gauge(
         along[:n][mine] = factor.solve(rhs)[:n][mine]
     variance = np.bincount(component, weights=(along * functional)[:n].sum(1), minlength=n_components)
     return along, variance
+
+
+def star_functional(equations: Any, omega: Array) -> Array:
+    """(E + H, K), the coefficients of theta in ``sum_s omega_s M_s`` of some normal equations.
+
+    Parameters
+    ----------
+    equations
+        `NormalEquations`, whose weights say how a star averages its measurements.
+    omega
+        (S,), shares of the stars.
+    """
+    design = equations.design
+    xy, centre, response = design.arrays
+    phi = basis(xy, design.block, centre) if design.block > 1 else np.ones((design.n_measurements, 1))
+    out = np.zeros((design.n_nodes + equations.topology.hubs.n, design.block))
+    _star_functional(
+        design.graph.star_ptr, design.graph.exposure, equations.w, equations.star_inverse, phi, design.star_block,
+        response, omega, out,
+    )  # fmt: skip
+    return out

@@ -99,9 +99,30 @@ def right_hand_side(star_ptr, node, m, w, inv, xy, K, centre, P, h, out):
                 out[e, a] += t * p[a]
 
 
-@njit(cache=True, nogil=True)
 def apply(star_ptr, node, w, inv, xy, K, centre, P, h, theta, out):
     # out (E, K) += L theta, without assembling L and without its precisions
+    if K == 1 and P == 1:
+        _apply_scalar(star_ptr, node, w, inv, theta, out)
+    else:
+        _apply_blocks(star_ptr, node, w, inv, xy, K, centre, P, h, theta, out)
+
+
+@njit(cache=True, nogil=True)
+def _apply_scalar(star_ptr, node, w, inv, theta, out):
+    for s in range(star_ptr.size - 1):
+        low = star_ptr[s]
+        high = star_ptr[s + 1]
+        mean = 0.0
+        for i in range(low, high):
+            mean += np.float64(w[i]) * theta[node[i], 0]
+        mean *= inv[s, 0]
+        for i in range(low, high):
+            e = node[i]
+            out[e, 0] += np.float64(w[i]) * (theta[e, 0] - mean)
+
+
+@njit(cache=True, nogil=True)
+def _apply_blocks(star_ptr, node, w, inv, xy, K, centre, P, h, theta, out):
     S = star_ptr.size - 1
     p = np.empty(K)
     for s in range(S):

@@ -71,7 +71,7 @@ def wild_bootstrap(
     rhs = np.zeros((n_all, design.block, draws))
     inverse = kernels.star_inverses(star_ptr, node, score_weight, design.star_block, response, equations.prior.star)
     out = np.zeros((n_all, design.block))
-    star = design.graph.star
+    star = np.repeat(np.arange(design.n_stars), np.diff(star_ptr))
     for k in range(draws):
         out[:] = 0.0
         m = scaled * sign[star, k]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from calib.model.noise import NoiseModel, Weighted, weigh
 from calib.solve.border import Border
 from calib.solve.design import Design
-from calib.solve.terms import Terms
 from calib.solve.normal import Estimate, NormalEquations, Prior, Spread, Topology
+from calib.solve.terms import Terms
 
 Array = NDArray[np.float64]
 

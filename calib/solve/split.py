@@ -74,7 +74,7 @@ def halves(problem: Problem, seed: int) -> tuple[Problem, Problem]:
         else np.zeros(0, int)
     )
     side = rng.random(int(codes.max()) + 1 if codes.size else 0) < 0.5
-    first = side[codes][problem.graph.star]
+    first = side[codes][problem.graph.star()]
     return subset(problem, first), subset(problem, ~first)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.model.priors import GroupPrior
-from calib.solve.design import Design
 from calib.solve.border import Border
+from calib.solve.design import Design
 from calib.solve.nights import LevelPriors
 from calib.solve.normal import Estimate, Prior, Spread
 

@@ -1,0 +1,117 @@
+"""Magnitudes on the calibrated scale: mag + zeropoint + terms at the measurement's place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from calib.model.field import Field
+from calib.model.problem import standardised
+
+Array = NDArray[np.float64]
+
+SURFACE_COLUMNS = ("surface_x", "surface_y", "surface_xx", "surface_xy", "surface_yy")
+"""Coefficients of x, y, x^2 - c, x y, y^2 - c, in the order of the basis."""
+
+
+@dataclass(frozen=True)
+class Calibrator:
+    """What turns a measurement into a calibrated one.
+
+    Attributes
+    ----------
+    zeropoint, zeropoint_err, error_scale, variance
+        (E,), per node; variance is floor^2 + excess^2, mag^2.
+    surface
+        (E, 5), coefficients over the half field, 0 where not solved.
+    seeing
+        (E,), standardised power of the seeing, 0 where unknown.
+    centre_ra, centre_dec
+        (E,), deg; None without a field on the sky.
+    field
+        Places in the field; None without surfaces.
+    detectors
+        Names of the detectors whose bounds the field holds, in its order.
+    """
+
+    zeropoint: Array
+    zeropoint_err: Array
+    error_scale: Array
+    variance: Array
+    surface: Array
+    seeing: Array
+    centre_ra: Array | None
+    centre_dec: Array | None
+    field: Field | None
+    detectors: list[str]
+
+    @classmethod
+    def of(cls, zeropoints: pl.DataFrame, model: dict[str, Any]) -> Calibrator:
+        """From a table of zero-points and the ``model`` of run.json."""
+
+        def column(name: str, missing: float) -> Array:
+            if name not in zeropoints.columns:
+                return np.full(zeropoints.height, missing)
+            return zeropoints[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+        floors = model["floor_mag"]
+        floor = np.array([floors[str(b)] for b in zeropoints["band"]], float) if zeropoints.height else np.zeros(0)
+        field = None if model["field"] is None else Field(**model["field"])
+        scale = model["seeing_scale"]
+        seeing = np.zeros(zeropoints.height) if scale is None else standardised(column("seeing", np.nan), tuple(scale))
+        sky = field is not None and field.kind == "sky"
+        return cls(
+            column("zeropoint", np.nan), column("zeropoint_err", np.nan), column("error_scale", 1.0),
+            floor**2 + np.nan_to_num(column("excess_noise", 0.0)) ** 2,
+            np.stack([np.nan_to_num(column(c, 0.0)) for c in SURFACE_COLUMNS], 1), seeing,
+            column("ra", np.nan) if sky else None, column("dec", np.nan) if sky else None, field, model["detectors"],
+        )  # fmt: skip
+
+    def __call__(self, frame: pl.DataFrame, node: NDArray[np.integer], response: Array) -> tuple[Array, Array]:
+        """Calibrated magnitude and its standard error, mag, of every row; NaN where the node has no zero-point.
+
+        The error is that of the measurement under the noise model and that of the zero-point, in quadrature; the star's own
+        variability and the surface's error are not in it.
+
+        Parameters
+        ----------
+        frame
+            mag, mag_err, and x, y, ra, dec, detector where the field needs them.
+        node
+            (n,), node of each row, -1 for none.
+        response
+            (n,), the row's star's response to seeing, mag; 0 where unknown.
+        """
+        at = np.where(node >= 0, node, 0)
+        known = node >= 0
+        mag = frame["mag"].to_numpy() + np.where(known, self.zeropoint[at], np.nan)
+        if self.field is not None and self.surface.any():
+            mag += (self._basis(frame, at) * self.surface[at]).sum(1)
+        mag -= response * self.seeing[at]
+        err = frame["mag_err"].to_numpy().astype(float)
+        variance = (self.error_scale[at] * err) ** 2 + self.variance[at] + self.zeropoint_err[at] ** 2
+        return mag, np.sqrt(np.where(known, variance, np.nan))
+
+    def _basis(self, frame: pl.DataFrame, at: NDArray[np.integer]) -> Array:
+        field = self.field
+        assert field is not None
+        if field.kind == "detector":
+            which = None
+            if len(field.low) > 1:
+                names = frame["detector"].cast(pl.String)
+                lookup = pl.DataFrame(
+                    {"detector": self.detectors, "_i": np.arange(len(self.detectors), dtype=np.int32)}
+                )
+                found = names.to_frame("detector").join(lookup, on="detector", how="left", maintain_order="left")
+                which = found["_i"].fill_null(0).to_numpy()
+            xy = field.on_detector(frame["x"].to_numpy(), frame["y"].to_numpy(), which)
+        else:
+            assert self.centre_ra is not None
+            assert self.centre_dec is not None
+            xy = field.on_sky(frame["ra"].to_numpy(), frame["dec"].to_numpy(), self.centre_ra[at], self.centre_dec[at])
+        x, y = xy[:, 0].astype(float), xy[:, 1].astype(float)
+        return np.stack([x, y, x * x, x * y, y * y], 1) - np.asarray(field.centre)[1:]

@@ -1,0 +1,415 @@
+"""From a solved problem to the rows a user reads: zero-points, stars, terms, and one value per measurement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.special import erf, gammainc
+
+from calib.model.anchors import Anchors, anchor
+from calib.model.calibrator import SURFACE_COLUMNS, Calibrator
+from calib.model.flags import join_flags
+from calib.model.problem import Problem
+from calib.solve.gauge import star_functional
+from calib.solve.methods import Solved
+from calib.tables.measurements import Measurements
+
+Array = NDArray[np.float64]
+
+FIVE_SIGMA = 0.2
+"""Error, mag, of a five-sigma detection: what limiting_mag is the magnitude of."""
+GOOD_ENOUGH = 0.01
+"""A zero-point's quality is the probability that it is right to this many mag."""
+OUTLIER_SCALE = 3.0
+"""An outlier is a measurement whose noise is more than this many times the noise model's."""
+GAUSSIAN_DOF = 4.0
+"""Degrees of freedom by which outliers are called where the method has no Student-t of its own."""
+ROWS = 2_000_000
+
+
+@dataclass
+class PerMeasurement:
+    """One value per input row, in input order."""
+
+    calibrated_mag: Array
+    calibrated_mag_err: NDArray[np.float32]
+    residual: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    outlier_probability: NDArray[np.float32]
+    used: NDArray[np.bool_]
+
+
+@dataclass
+class Outcome:
+    """Everything a solution says, as frames."""
+
+    zeropoints: pl.DataFrame
+    stars: pl.DataFrame
+    terms: pl.DataFrame
+    measurements: PerMeasurement
+    components: list[dict[str, Any]]
+    model: dict[str, Any]
+    warnings: list[str]
+
+
+def outcome(problem: Problem, measurements: Measurements, solved: Solved, reference: pl.DataFrame | None) -> Outcome:
+    """All tables of a solution, anchored where reference stars allow."""
+    fit, top = solved.fit, solved.equations.topology
+    n_nodes, n_stars = fit.design.n_nodes, fit.design.n_stars
+    star_ptr, node = problem.graph.star_ptr, problem.graph.exposure
+    n_used = np.diff(star_ptr)
+    star_component = np.where(n_used > 0, top.component[node[np.minimum(star_ptr[:-1], max(node.size - 1, 0))]], -1)
+    star_component = star_component.astype(np.int32)
+    centred = solved.equations.centred(fit.estimate.theta)
+    shift = centred[:n_nodes, 0] - fit.estimate.theta[:n_nodes, 0]
+    component_shift = np.zeros(top.n_components)
+    component_shift[top.component] = shift
+    linked = top.size[top.component] > 1
+    solvable = top.size > 1
+    mag = fit.estimate.stars[:, 0] + np.where(star_component >= 0, component_shift[star_component], np.nan)
+    mag[(star_component < 0) | ~solvable[star_component]] = np.nan
+
+    anchors, spread = _anchored(problem, solved, mag, star_component, reference)
+    z = np.where(linked, centred[:n_nodes, 0] + anchors.offset[top.component], np.nan)
+    mag = mag + np.where(star_component >= 0, anchors.offset[star_component], 0.0)
+    grow2 = solved.inflation**2
+    z_variance = np.maximum(spread.node[:n_nodes, 0, 0], 0.0) * grow2[top.component] + anchors.variance[top.component]
+    z_err = np.where(linked, np.sqrt(z_variance), np.nan)
+    star_variance = np.maximum(spread.star[:, 0], 0.0)
+    at = np.maximum(star_component, 0)
+    star_variance = star_variance * grow2[at] + anchors.variance[at]
+    mag_err = np.where(np.isfinite(mag), np.sqrt(star_variance), np.nan)
+
+    per, base = _per_measurement_noise(problem, solved)
+    zeropoints = _zeropoints(problem, measurements, solved, anchors, z, z_err, per, reference is not None)
+    stars = _stars(problem, measurements, solved, mag, mag_err, star_component, base)
+    model = _model(problem, measurements, solved)
+    values = _measurements(problem, measurements, solved, Calibrator.of(zeropoints, model), mag, per)
+    zeropoints = zeropoints.with_columns(_limiting_mag(problem, measurements, zeropoints, n_nodes))
+    components, warnings = _components(problem, top, anchors, star_component, reference is not None)
+    return Outcome(
+        zeropoints.select([c for c in _ORDER if c in zeropoints.columns]), stars, _terms(problem, solved, anchors),
+        values, components, model, warnings,
+    )  # fmt: skip
+
+
+_ORDER = (
+    "exposure_id", "band", "detector", "component", "anchored", "n_stars", "n_measurements", "zeropoint",
+    "zeropoint_err", "mjd", "airmass", "seeing", "sky", "exptime", "ra", "dec", "extinction_coefficient",
+    "excess_noise", "error_scale", *SURFACE_COLUMNS, "limiting_mag", "quality", "flag",
+)  # fmt: skip
+
+
+def _anchored(
+    problem: Problem, solved: Solved, mag: Array, component: NDArray[np.int32], reference: pl.DataFrame | None
+) -> tuple[Anchors, Any]:
+    """The references' offsets, and variances in the gauge that they set."""
+    equations, top = solved.equations, solved.equations.topology
+    own = solved.equations.star_inverse[:, 0]
+    anchors = anchor(problem.stars, mag, own, component, top.n_components, reference)
+    if not anchors.anchored.any():
+        return anchors, solved.spread
+    functional = star_functional(equations, anchors.weight)
+    unanchored = ~anchors.anchored[top.component]
+    functional[: unanchored.size][unanchored] = equations.mean_functional[: unanchored.size][unanchored]
+    return anchors, equations.spread(functional)
+
+
+def _per_measurement_noise(problem: Problem, solved: Solved) -> tuple[dict[str, Array], Array]:
+    """Weights and outlier probabilities (n,), sorted by star; and the variance of each measurement's noise."""
+    fit = solved.fit
+    base = fit.noise.base(problem.graph.exposure, problem.err).astype(float)
+    variable = np.repeat(fit.weighted.variability, np.diff(problem.graph.star_ptr))
+    leverage = np.clip(fit.equations.w * fit.spread.prediction, 0.0, 0.99)
+    t2 = fit.estimate.residual**2 / ((base + variable) * (1.0 - leverage))
+    dof = fit.noise.dof if np.isfinite(fit.noise.dof) else GAUSSIAN_DOF
+    # the precision of a Student-t's latent normal is Gamma((nu + 1)/2, (nu + t^2)/2): is it below 1/9?
+    outlier = gammainc(0.5 * (dof + 1.0), 0.5 * (dof + t2) / OUTLIER_SCALE**2)
+    return {"weight": np.asarray(fit.equations.w), "outlier": np.nan_to_num(outlier)}, base
+
+
+def _zeropoints(
+    problem: Problem, measurements: Measurements, solved: Solved, anchors: Anchors, z: Array, z_err: Array,
+    per: dict[str, Array], with_reference: bool,
+) -> pl.DataFrame:  # fmt: skip
+    fit, top = solved.fit, solved.equations.topology
+    n, K = fit.design.n_nodes, fit.design.block
+    node = problem.graph.exposure
+    n_measurements = np.bincount(node, minlength=n)
+    n_stars, n_tying = _stars_per_node(problem)
+    linked = np.isfinite(z)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        outliers = np.bincount(node, weights=per["outlier"] > 0.5, minlength=n) / n_measurements
+        quality = np.where(linked, erf(GOOD_ENOUGH / np.sqrt(2.0) / z_err), 0.0)
+    excess = np.sqrt(np.maximum(fit.noise.excess, 0.0))
+    median_err2 = _node_median(problem.err.astype(float) ** 2, node, n)
+    usual = fit.noise.survey_scale2[problem.band] * median_err2 + fit.noise.floor[problem.band]
+    total = fit.noise.error_scale2 * median_err2 + fit.noise.floor[problem.band] + fit.noise.excess
+    typical = np.median(z_err[linked]) if linked.any() else np.nan
+    flags = join_flags(
+        {
+            "no_measurements": n_measurements == 0,
+            "isolated": ~linked & (n_measurements > 0),
+            "few_stars": linked & (n_tying < 5),
+            "outlier_rich": linked & (np.nan_to_num(outliers) > 0.25),
+            "excess_noise": linked & (total > 4.0 * usual),
+            "uncertain": linked & (np.nan_to_num(z_err) > 3.0 * typical),
+            "unanchored": linked & with_reference & ~anchors.anchored[top.component],
+        }
+    )
+    columns: dict[str, Any] = {
+        "component": top.component.astype(np.int64),
+        "anchored": anchors.anchored[top.component],
+        "n_stars": n_stars.astype(np.int64),
+        "n_measurements": n_measurements.astype(np.int64),
+        "zeropoint": z,
+        "zeropoint_err": z_err,
+        "excess_noise": excess,
+        "error_scale": np.sqrt(fit.noise.error_scale2),
+        "quality": quality,
+        "flag": flags,
+    }
+    for k in range(1, K):
+        columns[SURFACE_COLUMNS[k - 1]] = np.where(linked, fit.estimate.theta[:n, k], np.nan)
+    levels = fit.terms.border.levels
+    if levels is not None:
+        slope = np.full(n, np.nan)
+        slope[levels.node] = fit.estimate.theta[levels.slope(levels.group), 0]
+        columns["extinction_coefficient"] = slope
+    drop = [c for c in ("night",) if c in problem.nodes.columns]
+    given = [c for c in ("mjd", "airmass", "seeing", "sky", "exptime", "ra", "dec") if c in problem.nodes.columns]
+    empty = [c for c in given if problem.nodes[c].null_count() == problem.nodes.height]
+    return problem.nodes.drop(drop + empty).with_columns(
+        pl.col("band").cast(pl.String), *(pl.Series(k, v) for k, v in columns.items())
+    )
+
+
+def _stars_per_node(problem: Problem) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Distinct stars of each node, and those of them that are seen in another node too."""
+    ptr, node = problem.graph.star_ptr, problem.graph.exposure
+    star = problem.graph.star()
+    n = problem.graph.n_exposures
+    order = np.lexsort((node, star))
+    new = np.ones(node.size, bool)
+    new[1:] = (star[order][1:] != star[order][:-1]) | (node[order][1:] != node[order][:-1])
+    distinct = np.bincount(star[order][new], minlength=ptr.size - 1)
+    at = node[order][new]
+    tying = distinct[star[order][new]] > 1
+    return np.bincount(at, minlength=n), np.bincount(at[tying], minlength=n)
+
+
+def _node_median(values: Array, node: NDArray[np.int32], n: int) -> Array:
+    frame = pl.DataFrame({"node": node, "v": values}).group_by("node").agg(pl.col("v").median())
+    out = np.full(n, np.nan)
+    out[frame["node"].to_numpy()] = frame["v"].to_numpy()
+    return out
+
+
+def _stars(
+    problem: Problem, measurements: Measurements, solved: Solved, mag: Array, mag_err: Array,
+    component: NDArray[np.int32], base: Array,
+) -> pl.DataFrame:  # fmt: skip
+    fit = solved.fit
+    star = problem.graph.star()
+    n_stars = fit.design.n_stars
+    n_used = np.diff(problem.graph.star_ptr)
+    chi2 = np.bincount(star, weights=fit.estimate.residual**2 / base, minlength=n_stars)
+    freedom = np.bincount(star, weights=1.0 - np.clip(fit.spread.prediction / base, 0, 1), minlength=n_stars)
+    variable = np.where(n_used > 1, fit.weighted.variable, np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        chi2_dof = np.where(n_used > 1, chi2 / freedom, np.nan)
+    columns: dict[str, Any] = {
+        "component": component.astype(np.int64),
+        "mag": mag,
+        "mag_err": mag_err,
+        "n_measurements": np.bincount(problem.star_code, minlength=n_stars),
+        "n_used": n_used,
+        "chi2_dof": chi2_dof,
+        "variability_probability": variable,
+    }
+    if fit.design.star_block == 2:
+        columns["seeing_response"] = fit.estimate.stars[:, 1]
+    frame = problem.stars.with_columns(pl.col("band").cast(pl.String), *(pl.Series(k, v) for k, v in columns.items()))
+    if measurements.has("ra") and "ra" in measurements.frame.columns:
+        frame = frame.with_columns(*_mean_position(measurements.frame, problem.star_code, n_stars))
+    return frame
+
+
+def _mean_position(frame: pl.DataFrame, code: NDArray[np.int32], n: int) -> tuple[pl.Series, pl.Series]:
+    """Mean direction of each star's measurements, deg."""
+    ra, dec = np.radians(frame["ra"].to_numpy()), np.radians(frame["dec"].to_numpy())
+    good = np.isfinite(ra) & np.isfinite(dec)
+    ra, dec, code = ra[good], dec[good], code[good]
+    x, y, z = (
+        np.bincount(code, weights=v, minlength=n)
+        for v in (np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec))
+    )
+    seen = np.bincount(code, minlength=n) > 0
+    mean_ra = np.where(seen, np.degrees(np.arctan2(y, x)) % 360.0, np.nan)
+    mean_dec = np.where(seen, np.degrees(np.arctan2(z, np.hypot(x, y))), np.nan)
+    return pl.Series("ra", mean_ra), pl.Series("dec", mean_dec)
+
+
+def _model(problem: Problem, measurements: Measurements, solved: Solved) -> dict[str, Any]:
+    """What `apply` needs besides the tables, and what was learned of the noise and the terms."""
+    fit = solved.fit
+    noise = fit.noise
+    detectors: list[str] = []
+    if problem.field is not None and len(problem.field.low) > 1:
+        detectors = sorted(measurements.frame["detector"].unique().cast(pl.String).to_list())
+        if measurements.frame["detector"].dtype == pl.Int64:
+            detectors = sorted(detectors, key=int)
+    terms = fit.terms
+    learned: dict[str, Any] = {f"surface_degree_{g}_mag": p.scale**0.5 for g, p in terms.surfaces.items()}
+    if terms.surfaces:
+        learned |= {"night_illumination_mag": terms.night.scale**0.5, "survey_illumination_mag": terms.band.scale**0.5}
+    if terms.response is not None:
+        learned["seeing_response_mag"] = terms.response.scale**0.5
+    if terms.levels is not None:
+        learned |= {"night_level_mag": terms.levels.level.scale**0.5, "night_slope_mag": terms.levels.slope.scale**0.5}
+    return {
+        "field": None if problem.field is None or fit.design.degree == 0 else problem.field.to_json(),
+        "detectors": detectors,
+        "seeing_scale": None if fit.design.star_block == 1 else list(problem.seeing_scale or ()),
+        "floor_mag": {b: float(np.sqrt(f)) for b, f in zip(problem.bands, noise.floor, strict=True)},
+        "error_scale": {b: float(np.sqrt(c)) for b, c in zip(problem.bands, noise.survey_scale2, strict=True)},
+        "student_dof": noise.dof if np.isfinite(noise.dof) else None,
+        "variable_share": float(1.0 - noise.shares[0]) if np.isfinite(noise.dof) else None,
+        "surface_degree": fit.design.degree,
+        "seeing_response": fit.design.star_block == 2,
+        "learned": learned,
+    }
+
+
+def _measurements(
+    problem: Problem, measurements: Measurements, solved: Solved, calibrator: Calibrator, mag: Array,
+    per: dict[str, Array],
+) -> PerMeasurement:  # fmt: skip
+    n = len(measurements)
+    b = np.zeros(mag.size) if solved.fit.design.star_block == 1 else np.nan_to_num(solved.fit.estimate.stars[:, 1])
+    out = PerMeasurement(
+        np.empty(n), np.empty(n, np.float32), np.empty(n, np.float32), np.zeros(n, np.float32),
+        np.full(n, np.nan, np.float32), np.zeros(n, bool),
+    )  # fmt: skip
+    for start in range(0, n, ROWS):
+        part = slice(start, min(start + ROWS, n))
+        frame = measurements.frame[part]
+        star, node = problem.star_code[part], problem.node_code[part]
+        value, err = calibrator(frame, node, b[star])
+        out.calibrated_mag[part] = value
+        out.calibrated_mag_err[part] = err
+        out.residual[part] = value - mag[star]
+    row = problem.input_row
+    out.weight[row] = per["weight"]
+    out.outlier_probability[row] = per["outlier"]
+    solvable = np.isfinite(calibrator.zeropoint)[problem.graph.exposure]
+    out.used[row] = solvable
+    out.weight[row[~solvable]] = 0.0
+    return out
+
+
+def _limiting_mag(problem: Problem, measurements: Measurements, zeropoints: pl.DataFrame, n: int) -> pl.Series:
+    """Calibrated magnitude at which a star's error is `FIVE_SIGMA`.
+
+    Under the sky's noise err grows as 10^(0.4 m); brighter stars are noisier than that says, so the upper decile of what the
+    single measurements give is the faint stars' answer.
+    """
+    node = problem.graph.exposure
+    scale = zeropoints["error_scale"].to_numpy()[node]
+    depth = problem.m + 2.5 * np.log10(FIVE_SIGMA / (scale * problem.err))
+    frame = pl.DataFrame({"node": node, "v": depth}).group_by("node").agg(pl.col("v").quantile(0.9))
+    out = np.full(n, np.nan)
+    out[frame["node"].to_numpy()] = frame["v"].to_numpy()
+    return pl.Series("limiting_mag", out + zeropoints["zeropoint"].to_numpy())
+
+
+def _components(
+    problem: Problem, top: Any, anchors: Anchors, star_component: NDArray[np.int32], with_reference: bool
+) -> tuple[list[dict[str, Any]], list[str]]:
+    stars = np.bincount(star_component[star_component >= 0], minlength=top.n_components)
+    band = np.zeros(top.n_components, np.int32)
+    band[top.component] = problem.band
+    rows: list[dict[str, Any]] = []
+    for c in range(top.n_components):
+        anchored = bool(anchors.anchored[c])
+        row: dict[str, Any] = {
+            "component": c,
+            "band": problem.bands[band[c]],
+            "anchored": anchored,
+            "n_exposures": int(top.size[c]),
+            "n_stars": int(stars[c]),
+            "gauge": "reference stars"
+            if anchored
+            else "mean of zeropoints is 0"
+            if top.size[c] > 1
+            else "none: isolated",
+        }
+        if anchored:
+            inside = (star_component == c) & np.isfinite(anchors.tension)
+            row |= {
+                "n_reference": int(inside.sum()),
+                "offset_mag": float(anchors.offset[c]),
+                "offset_err_mag": float(np.sqrt(anchors.variance[c])),
+                "reference_scatter_mag": float(anchors.scatter[c]),
+                "reference_tension": float(np.sqrt(np.mean(anchors.tension[inside] ** 2))),
+                "n_discrepant_reference": int((np.abs(anchors.tension[inside]) > 4.0).sum()),
+            }
+        rows.append(row)
+    linked = [r for r in rows if r["n_exposures"] > 1]
+    warnings = []
+    lonely = len(rows) - len(linked)
+    if lonely:
+        warnings.append(f"{lonely} exposures share no star with any other: their zeropoint is NaN")
+    per_band: dict[str, int] = {}
+    for r in linked:
+        per_band[r["band"]] = per_band.get(r["band"], 0) + 1
+    for name, count in per_band.items():
+        if count > 1:
+            label = f"band {name}" if name else "the survey"
+            warnings.append(f"{label} falls into {count} components, each with a scale of its own; see `calib check`")
+    if with_reference:
+        missing = sum(not r["anchored"] for r in linked)
+        if missing:
+            warnings.append(f"{missing} components hold no reference star: their scale is relative")
+    return rows, warnings
+
+
+def _terms(problem: Problem, solved: Solved, anchors: Anchors) -> pl.DataFrame:
+    """Extinction of every night and band, and the slope with seeing of every band."""
+    schema = {
+        "name": pl.String,
+        "band": pl.String,
+        "detector": pl.String,
+        "night": pl.Int64,
+        "value": pl.Float64,
+        "err": pl.Float64,
+    }
+    levels = solved.fit.terms.border.levels
+    if levels is None:
+        return pl.DataFrame(schema=schema)
+    theta = solved.fit.estimate.theta[:, 0]
+    variance = solved.spread.node[:, 0, 0]
+    night = problem.night
+    assert night is not None
+    rows = []
+    first = np.unique(levels.group, return_index=True)[1]
+    for g in range(levels.n_groups):
+        hub = int(levels.slope(np.array([g]))[0])
+        rows.append(
+            (
+                "extinction",
+                problem.bands[levels.band[g]],
+                "",
+                int(night[levels.node[first[g]]]),
+                theta[hub],
+                np.sqrt(variance[hub]),
+            )
+        )
+    for b in range(levels.n_bands):
+        hub = int(levels.band_hub(2, np.array([b], np.int32))[0])
+        rows.append(("seeing", problem.bands[b], "", None, theta[hub], np.sqrt(variance[hub])))
+    return pl.DataFrame(rows, schema=schema, orient="row")

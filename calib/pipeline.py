@@ -1,0 +1,176 @@
+"""The main job, readable in one sitting: table -> graph -> solve -> Solution."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from calib.config import Config
+from calib.model.problem import Problem
+from calib.outcome import outcome
+from calib.solution import Solution
+from calib.solve.methods import Solved, resolve_robust, solve_robust, solve_wls
+from calib.solve.split import SplitScore, score
+from calib.tables.errors import InputError
+from calib.tables.measurements import Measurements, read_measurements
+from calib.tables.reference import Reference, read_reference
+from calib.version import __version__
+
+Progress = Callable[[str, int, float], None]
+
+SCORED_MEASUREMENTS = 3_000_000
+"""Larger surveys score their methods on a connected part of themselves."""
+
+
+def calibrate(
+    measurements: Any,
+    exposures: Any = None,
+    reference: Any = None,
+    config: Config | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Solution:
+    """Zero-point of every exposure from stars measured again and again.
+
+    ``calibrated magnitude = mag + zeropoint + terms at the measurement's place``
+
+    Parameters
+    ----------
+    measurements
+        Path, folder, glob, astropy Table, polars frame or pyarrow table; or checked `Measurements`.
+    exposures
+        Table of exposures with mjd, night, airmass, seeing, sky, exptime, ra, dec, all optional.
+    reference
+        Table of reference stars: star_id, band, mag, mag_err. They set the absolute scale.
+    config
+        Choices; the defaults serve most surveys.
+    progress
+        Called with (stage, pass, change) as the solve goes on.
+
+    Raises
+    ------
+    calib.tables.InputError
+        A table cannot be used; the message is one line.
+    """
+    config = config or Config()
+    clock = _Clock()
+    if not isinstance(measurements, Measurements):
+        measurements = read_measurements(measurements, columns=config.columns, exposures=exposures)
+    references = None if reference is None else read_reference(reference)
+    if references is not None:
+        references.check(measurements)
+    clock("read")
+    problem = Problem.of(measurements, config)
+    if problem.m.size == 0:
+        raise InputError(
+            f"{_label(measurements)}: none of {len(measurements)} rows can be used: {_reasons(measurements)}"
+        )
+    clock("graph")
+    solved, scores, why = _solve(problem, config, progress, clock)
+    method = why["method"]
+    made = outcome(problem, measurements, solved, None if references is None else references.frame)
+    clock("outcome")
+    fit = solved.fit
+    warnings = [*measurements.warnings, *([] if references is None else references.warnings), *made.warnings]
+    if not fit.converged:
+        warnings.append(
+            f"not converged after {fit.passes} passes: zero-points still moved by {fit.change:.3f} of their errors"
+        )
+    run: dict[str, Any] = {
+        "version": __version__,
+        "config": config.resolved(),
+        "inputs": measurements.inputs + ([] if references is None else references.inputs),
+        "method": method,
+        "method_reason": why["reason"],
+        "scores": {name: _score_json(s) for name, s in scores.items()},
+        "terms_tried": [{"terms": t.name, "log_evidence": t.evidence} for t in solved.trials],
+        "components": made.components,
+        "counts": measurements.counts
+        | {"rows": len(measurements)}
+        | ({} if references is None else {f"reference_{k}": v for k, v in references.counts.items()}),
+        "convergence": {
+            "converged": fit.converged,
+            "passes": fit.passes,
+            "change_in_sigma": fit.change,
+            "inflation": {str(c): float(v) for c, v in enumerate(solved.inflation) if v > 1.0},
+            "bootstrap_ratio": solved.bootstrap_ratio,
+        },
+        "model": made.model,
+        "timings": clock.seconds,
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0, 1),
+        "warnings": warnings,
+    }
+    frames = {"zeropoints": made.zeropoints, "stars": made.stars, "terms": made.terms}
+    return Solution(frames, run, (measurements, made.measurements))
+
+
+def _solve(
+    problem: Problem, config: Config, progress: Progress | None, clock: _Clock
+) -> tuple[Solved, dict[str, SplitScore], dict[str, str]]:
+    """The method that was asked for, or the one that held-out stars prefer, with the scores of all that were tried."""
+    names = ["wls", "robust"] if config.method == "auto" else [config.method]
+    solved = {name: (solve_robust if name == "robust" else solve_wls)(problem, config, progress) for name in names}
+    clock("solve")
+    scores: dict[str, SplitScore] = {}
+    if config.score or config.method == "auto":
+        part = problem
+        if problem.m.size > SCORED_MEASUREMENTS:
+            from calib.solve.select import trial_part
+
+            part = trial_part(problem, SCORED_MEASUREMENTS)
+        for name in names:
+            if progress:
+                progress(f"held-out stars, {name}", 0, float("nan"))
+
+            def half(stars: Problem, name: str = name) -> Any:
+                if name == "wls":
+                    return solve_wls(stars, config).half()
+                return resolve_robust(stars, solved["robust"].fit, config).half()
+
+            scores[name] = score(part, half, config.seed)
+        clock("held-out stars")
+    if config.method != "auto":
+        return solved[config.method], scores, {"method": config.method, "reason": "asked for"}
+    finite = {name: s.score for name, s in scores.items() if np.isfinite(s.score)}
+    if not finite:
+        return solved["robust"], scores, {"method": "robust", "reason": "too few stars to hold any out"}
+    best = min(finite, key=lambda name: finite[name])
+    said = ", ".join(f"{name} {value:.3f}" for name, value in finite.items())
+    return (
+        solved[best],
+        scores,
+        {"method": best, "reason": f"held-out stars prefer it (score, smaller is better: {said})"},
+    )
+
+
+def _score_json(s: SplitScore) -> dict[str, Any]:
+    counts, edges = np.histogram(np.clip(s.pull, -6, 6), bins=48, range=(-6, 6))
+    return s.summary() | {"pull_histogram": {"edges": edges.tolist(), "counts": counts.tolist()}}
+
+
+def _label(measurements: Measurements) -> str:
+    return str(measurements.inputs[0]["path"]) if measurements.inputs else "measurements"
+
+
+def _reasons(measurements: Measurements) -> str:
+    return ", ".join(f"{count} {name}" for name, count in measurements.counts.items() if name != "usable")
+
+
+class _Clock:
+    """Seconds of each stage, wall clock."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def __call__(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = round(now - self._last, 3)
+        self._last = now
+
+
+__all__ = ["Reference", "calibrate"]

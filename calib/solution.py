@@ -1,0 +1,197 @@
+"""The answer as an object: tables, the graph, diagnostics; written to a folder and read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from calib.outcome import PerMeasurement
+from calib.tables import write
+from calib.tables.measurements import Measurements
+from calib.tables.solution_tables import read_solution_tables
+from calib.tables.stage import stage_folder
+
+ROWS = 1_000_000
+"""Rows of a row group of measurements.parquet."""
+
+
+class SolutionError(ValueError):
+    """A folder that is not a solution; one line says what is missing."""
+
+
+@dataclass
+class Solution:
+    """Zero-points, stars and terms of one run.
+
+    Attributes
+    ----------
+    frames
+        ``zeropoints``, ``stars``, ``terms`` as polars frames; units are in `calib.tables.COLUMNS`.
+    diagnostics
+        What run.json holds.
+    source
+        The measurements and one value for each; None in a solution read from a folder.
+    folder
+        Where it was read from.
+    """
+
+    frames: dict[str, pl.DataFrame]
+    diagnostics: dict[str, Any]
+    source: tuple[Measurements, PerMeasurement] | None = None
+    folder: Path | None = None
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def zeropoints(self) -> Any:
+        """Zero-points and observing conditions, astropy QTable, one row per exposure x band (x detector)."""
+        return self._qtable("zeropoints")
+
+    @property
+    def stars(self) -> Any:
+        """Calibrated stars, astropy QTable, one row per star x band."""
+        return self._qtable("stars")
+
+    @property
+    def terms(self) -> Any:
+        """Fitted terms shared by many exposures, astropy QTable."""
+        return self._qtable("terms")
+
+    @property
+    def measurements(self) -> Any:
+        """Calibrated measurements, astropy QTable, one row per input row, in input order."""
+        if "measurements" not in self._cache:
+            from calib.tables.astropy_out import to_qtable
+
+            self._cache["measurements"] = to_qtable(self.measurement_frame(), "measurements")
+        return self._cache["measurements"]
+
+    @property
+    def graph(self) -> Any:
+        """`graphs.ExposureGraph` of the measurements that were used; its nodes are the exposures of each band."""
+        if "graph" not in self._cache:
+            from graphs import MeasurementGraph
+
+            frame = self.measurement_frame().filter(pl.col("used"))
+            keys = [c for c in ("exposure_id", "band") if c in frame.columns]
+            frame = frame.select(
+                pl.concat_str([pl.col("star_id"), *(pl.col(k) for k in keys[1:])], separator=" ").alias("star_id"),
+                pl.concat_str([pl.col(k) for k in keys], separator=" ").alias("exposure_id"),
+            )
+            self._cache["graph"] = MeasurementGraph.from_table(frame).exposure_graph()
+        return self._cache["graph"]
+
+    def measurement_frame(self) -> pl.DataFrame:
+        """Calibrated measurements as a polars frame."""
+        if self.source is not None:
+            return pl.concat(list(_rows(*self.source)))
+        assert self.folder is not None
+        path = self.folder / "measurements.parquet"
+        if not path.is_file():
+            raise SolutionError(f"{path}: there is no such file; solve again to have the calibrated measurements")
+        return pl.read_parquet(path)
+
+    def _qtable(self, kind: Any) -> Any:
+        if kind not in self._cache:
+            from calib.tables.astropy_out import to_qtable
+
+            self._cache[kind] = to_qtable(self.frames[kind], kind)
+        return self._cache[kind]
+
+    def write(self, folder: str | Path, *, report: bool = True) -> None:
+        """Write every file of a solution, whole or not at all; an older solution in the folder is replaced."""
+        with stage_folder(folder) as stage:
+            for name in ("zeropoints.ecsv", "zeropoints.parquet"):
+                write.write_table(self.frames["zeropoints"], stage / name, "zeropoints")
+            write.write_table(self.frames["stars"], stage / "stars.parquet", "stars")
+            write.write_table(self.frames["terms"], stage / "terms.ecsv", "terms")
+            if self.source is not None:
+                self._write_measurements(stage / "measurements.parquet")
+            elif self.folder is not None and (self.folder / "measurements.parquet").is_file():
+                import shutil
+
+                shutil.copyfile(self.folder / "measurements.parquet", stage / "measurements.parquet")
+            (stage / "run.json").write_text(
+                json.dumps(self.diagnostics, indent=1, default=_plain) + "\n", encoding="utf-8"
+            )
+            if report:
+                from calib.report import write_report
+
+                write_report(stage)
+
+    def _write_measurements(self, path: Path) -> None:
+        assert self.source is not None
+        measurements, values = self.source
+        with write.MeasurementWriter(path) as writer:
+            for start in range(0, len(measurements), ROWS):
+                part = slice(start, start + ROWS)
+                writer.write(
+                    _part(measurements, part), calibrated_mag=values.calibrated_mag[part],
+                    calibrated_mag_err=values.calibrated_mag_err[part], residual=values.residual[part],
+                    weight=values.weight[part], outlier_probability=values.outlier_probability[part],
+                    used=values.used[part],
+                )  # fmt: skip
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Solution:
+        """Read a folder that `write` or ``calib solve`` made.
+
+        Raises
+        ------
+        SolutionError
+            The folder holds no solution.
+        """
+        folder = Path(folder)
+        run = folder / "run.json"
+        if not run.is_file():
+            raise SolutionError(f"{folder}: there is no run.json; give a folder that `calib solve` wrote")
+        try:
+            diagnostics = json.loads(run.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SolutionError(f"{run}: is not JSON ({error})") from None
+        tables = read_solution_tables(folder)
+        terms = tables.terms if tables.terms is not None else pl.DataFrame()
+        return cls({"zeropoints": tables.zeropoints, "stars": tables.stars, "terms": terms}, diagnostics, None, folder)
+
+    def apply(self, more: Any, *, columns: dict[str, str] | None = None, exposures: Any = None) -> Any:
+        """Calibrate more measurements of solved exposures: an astropy QTable in the order of the input.
+
+        See `calib.apply.apply_stream` for tables larger than memory.
+        """
+        from calib.apply import apply_frames
+        from calib.tables.astropy_out import to_qtable
+
+        return to_qtable(
+            pl.concat(list(apply_frames(self, more, columns=columns, exposures=exposures))), "measurements"
+        )
+
+
+def _part(measurements: Measurements, part: slice) -> Measurements:
+    return Measurements(measurements.frame[part], measurements.reason[part], measurements.exposures)
+
+
+def _rows(measurements: Measurements, values: PerMeasurement) -> Iterator[pl.DataFrame]:
+    keys = [c for c in ("star_id", "exposure_id", "band", "detector") if c in measurements.frame.columns]
+    yield measurements.frame.select(keys).with_columns(
+        *(pl.col(c).cast(pl.String) for c in keys if measurements.frame[c].dtype == pl.Enum),
+        *(pl.Series(name, getattr(values, name)) for name in PerMeasurement.__dataclass_fields__),
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Numpy scalars and arrays, for JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} does not go into run.json")
+
+
+Progress = Callable[[str, int, float], None]

@@ -1,0 +1,115 @@
+"""The methods of ``--method``: each takes a problem and gives zero-points with errors, the same way for half the stars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.config import Config
+from calib.model.noise import NodeSums, NoiseModel, Weighted
+from calib.model.problem import Problem
+from calib.solve.border import Border
+from calib.solve.normal import NormalEquations, Prior, Spread, Topology
+from calib.solve.posterior import information_loss, stated_spread, wild_bootstrap
+from calib.solve.robust import RobustFit, fit
+from calib.solve.select import Trial, border_of, design_of, robust_fit
+from calib.solve.split import Half
+from calib.solve.terms import Terms
+
+Array = NDArray[np.float64]
+Progress = Callable[[str, int, float], None]
+
+
+@dataclass
+class Solved:
+    """A method's answer, in the mean gauge of each component.
+
+    Attributes
+    ----------
+    fit
+        What the method came to.
+    equations, spread
+        Those whose inverse states the errors, and the variances.
+    inflation
+        (components,), factor on all errors, not below one.
+    bootstrap_ratio
+        Bootstrap over stated variance of zero-points, the median over exposures.
+    trials
+        Local terms tried.
+    """
+
+    fit: RobustFit
+    equations: NormalEquations
+    spread: Spread
+    inflation: Array
+    bootstrap_ratio: float
+    trials: list[Trial]
+
+    def half(self) -> Half:
+        """Zero-points and errors, as star-split compares them."""
+        top, n = self.equations.topology, self.fit.design.n_nodes
+        z = self.equations.centred(self.fit.estimate.theta)[:n, 0].copy()
+        z[top.size[top.component] < 2] = np.nan
+        error = np.sqrt(np.maximum(self.spread.node[:n, 0, 0], 0.0)) * self.inflation[top.component]
+        return Half(z, error, top.component)
+
+
+def solve_robust(problem: Problem, config: Config, progress: Progress | None = None) -> Solved:
+    """Student-t weights, variances by REML, local terms and night levels where they earn their place."""
+    found, trials = robust_fit(problem, config, progress)
+    return _stated(found, trials, config.seed)
+
+
+def resolve_robust(problem: Problem, like: RobustFit, config: Config) -> Solved:
+    """The robust solve of part of the stars with the terms that the whole survey chose; all variances learned anew."""
+    design = design_of(problem, like.design.degree, like.design.star_block == 2)
+    found = fit(
+        design, problem.m, problem.err, problem.band, border_of(problem, design, config), noise=like.noise.copy(),
+        max_passes=config.max_passes, tolerance=config.tolerance,
+    )  # fmt: skip
+    return _stated(found, [], config.seed)
+
+
+def solve_wls(problem: Problem, config: Config, progress: Progress | None = None) -> Solved:
+    """Weighted least squares with the reported errors: no terms, no robustness."""
+    design = design_of(problem, 0, False)
+    topology = Topology(design)
+    w = 1.0 / problem.err.astype(float) ** 2
+    equations = NormalEquations(design, problem.m, w, Prior.none(design), topology)
+    estimate, spread = equations.estimate(), equations.spread()
+    n_bands = len(problem.bands)
+    noise = NoiseModel.start(problem.band, np.ones(n_bands), floor=0.0)
+    noise.excess[:], noise.survey_excess[:], noise.dof = 0.0, 0.0, np.inf
+    nothing = np.zeros(design.n_stars)
+    sums = NodeSums(*(np.zeros(design.n_nodes),) * 7, shares=noise.shares, dof_likelihood=None, log_likelihood=np.nan)
+    border = Border.of(problem, surfaces=False, levels=False)
+    found = RobustFit(
+        design, noise, Terms(design, border), Prior.none(design), Weighted(w, nothing, nothing, sums), equations,
+        estimate, spread, np.nan, 1, True, 0.0,
+    )  # fmt: skip
+    return _stated(found, [], config.seed)
+
+
+def _stated(found: RobustFit, trials: list[Trial], seed: int) -> Solved:
+    """Errors with the information that the weights cost, enlarged where stars' residuals say that they are too small."""
+    equations, spread = stated_spread(found)
+    top, n = equations.topology, found.design.n_nodes
+    inflation, ratio = np.ones(top.n_components), float("nan")
+    variance = spread.node[:n, 0, 0]
+    compared = (top.size[top.component] > 1) & (variance > 0)
+    if compared.any():
+        drawn = wild_bootstrap(equations, found.estimate, spread, found.equations.w, seed)
+        ratios = drawn[compared] / variance[compared]
+        ratio = float(np.median(ratios))
+        for c in np.unique(top.component[compared]):
+            inside = ratios[top.component[compared] == c]
+            # few exposures say little about their own component: lean on the survey
+            pooled = (inside.size * np.median(inside) + 20 * ratio) / (inside.size + 20)
+            inflation[c] = np.sqrt(max(float(pooled), 1.0))
+    return Solved(found, equations, spread, inflation, ratio, trials)
+
+
+__all__ = ["Solved", "information_loss", "resolve_robust", "solve_robust", "solve_wls"]
