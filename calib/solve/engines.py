@@ -67,7 +67,7 @@ def choose(equations: NormalEquations) -> tuple[Engine, str]:
     if mean > MANY_VISITS:
         return (
             "matrix_free",
-            f"stars have {mean:.0f} visits: the products of their pairs would cost more than iterating",
+            f"stars have {mean:.0f} visits: their pairs would cost more than iterating",
         )
     n = design.n_nodes
     if n > LARGEST_DIRECT:
@@ -104,8 +104,13 @@ class Solver:
         self.system = System(equations, assembled=self.engine != "matrix_free")
         self.failure: Reason | None = None
         self._precondition: Any = None
+        self._floor = preconditioners.FLOOR.get(self.engine, preconditioners.FLOOR["sampled"])
         if not np.isfinite(equations.w).all() or not np.isfinite(equations.prior.diagonal).all():
             self.failure = Reason.NOT_FINITE
+            return
+        own = np.einsum("ekk->ek", self.system.diagonal)
+        if (own[~self.system.empty] < 0.0).any():
+            self.failure = Reason.NOT_POSITIVE_DEFINITE
             return
         try:
             self._precondition = self._prepare()
@@ -122,6 +127,7 @@ class Solver:
         small = preconditioners.sampled(self.system)
         if small is not None:
             return small.solve
+        self._floor = preconditioners.FLOOR["jacobi"]
         inverse = preconditioners.jacobi(self.system)
         return lambda r: np.einsum("eab,eb->ea", inverse, r)
 
@@ -135,6 +141,8 @@ class Solver:
         other.choice = f"{self.choice}; prepared for earlier weights"
         other.system = System(equations, assembled=self.system.assembled)
         other.failure, other._precondition = self.failure, self._precondition
+        ratio = float(np.min(equations.w[self.equations.w > 0] / self.equations.w[self.equations.w > 0], initial=1.0))
+        other._floor = self._floor * min(max(ratio, 1e-6), 1.0)
         if not np.isfinite(equations.w).all():
             other.failure = Reason.NOT_FINITE
         return other
@@ -169,7 +177,7 @@ class Solver:
         return Solved(theta, self.engine, self.choice, found.iterations, converged, found.error, found.reason)
 
     def _iterate(self, rhs: Array, tolerance: float, max_iterations: int) -> Iterated:
-        limits = {"tolerance": tolerance, "max_iterations": max_iterations}
+        limits = {"tolerance": tolerance, "max_iterations": max_iterations, "floor": self._floor}
         if self.engine != "matrix_free" or self.device == "cpu":  # on one core the compiled loop beats torch
             return conjugate_gradients(self.system.apply, self._precondition, rhs, **limits)  # type: ignore[arg-type]
         import torch

@@ -5,8 +5,9 @@ For an error e of the solution of ``L theta = t``, every combination ``c . theta
     |c . e| <= sqrt(c' L^-1 c) sqrt(e' L e) = sigma_c |e|_L,
 
 so that the energy norm of the error bounds the error of each zero-point in units of its own sigma. The norm is bounded
-from above by Gauss-Radau quadrature (Meurant & Tichy 2013, Numer. Algorithms 62, 163), whose lower bound on the
-spectrum is the smallest Ritz value, halved. What rounding adds is measured on the true residual.
+from above by Gauss-Radau quadrature (Meurant & Tichy 2013, Numer. Algorithms 62, 163). Its lower bound on the spectrum
+of the preconditioned matrix is the smallest Ritz value, halved, or the preconditioner's floor where that is lower: a
+mode softer than any seen so far would hide in a small residual. What rounding adds is measured on the true residual.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Iterated:
 class _Bound:
     """Gauss-Radau upper bound of the squared energy norm of the error, from the coefficients of the iteration."""
 
-    def __init__(self) -> None:
+    def __init__(self, floor: float) -> None:
+        self.floor = floor
         self.alpha: list[float] = []
         self.beta: list[float] = []
         self.ritz: list[float] = []
@@ -64,7 +66,7 @@ class _Bound:
             off = np.sqrt(b[:-1]) / a[:-1]
             smallest = eigh_tridiagonal(diagonal, off, eigvals_only=True, select="i", select_range=(0, 0))[0]
         self.ritz.append(max(float(smallest), 1e-300))
-        mu = SAFETY * self.ritz[-1]
+        mu = min(SAFETY * self.ritz[-1], self.floor)
         g = 1.0 / mu
         for alpha_k, beta_k in zip(self.alpha, self.beta, strict=True):
             gap = max(g - alpha_k, 0.0)
@@ -83,6 +85,7 @@ def conjugate_gradients(
     rhs: Any,
     *,
     tolerance: float,
+    floor: float = 1e-6,
     max_iterations: int = 1000,
     start: Any = None,
 ) -> Iterated:
@@ -96,6 +99,8 @@ def conjugate_gradients(
         In the range of L.
     tolerance
         Of ``sqrt(e' L e)``: at most so many sigmas for every combination of unknowns.
+    floor
+        Smallest eigenvalue of ``M^-1 L`` to be reckoned with.
     """
     x = 0.0 * rhs if start is None else start
     r = rhs if start is None else rhs - apply(x)
@@ -103,7 +108,7 @@ def conjugate_gradients(
     previous = np.inf
     for _restart in range(4):
         x, spent, bound, estimate, reason, recurred = _iterate(
-            apply, precondition, x, r, tolerance, max_iterations - done
+            apply, precondition, x, r, tolerance, floor, max_iterations - done
         )
         done += spent
         if reason in (Reason.NOT_FINITE, Reason.NOT_POSITIVE_DEFINITE):
@@ -124,12 +129,18 @@ def conjugate_gradients(
 
 
 def _iterate(
-    apply: Callable[[Any], Any], precondition: Callable[[Any], Any], x: Any, r: Any, tolerance: float, limit: int
+    apply: Callable[[Any], Any],
+    precondition: Callable[[Any], Any],
+    x: Any,
+    r: Any,
+    tolerance: float,
+    floor: float,
+    limit: int,
 ) -> tuple[Any, int, _Bound, float, Reason, Any]:
-    bound = _Bound()
+    bound = _Bound(floor)
     z = precondition(r)
     rz = float((r * z).sum())
-    estimate = abs(rz) / SAFETY
+    estimate = abs(rz) / min(SAFETY, floor)
     if not np.isfinite(rz):
         return x, 0, bound, np.inf, Reason.NOT_FINITE, r
     if rz <= 0.0:
@@ -142,8 +153,10 @@ def _iterate(
         curvature = float((p * q).sum())
         if not np.isfinite(curvature):
             return x, k, bound, np.inf, Reason.NOT_FINITE, r
-        if curvature <= 0.0:  # rounding has the last word
-            return x, k, bound, estimate, Reason.STAGNATED, r
+        if curvature <= 0.0:  # an indefinite matrix, or rounding has the last word
+            indefinite = curvature < -1e-8 * float((p * p).sum() * (q * q).sum()) ** 0.5
+            why = Reason.NOT_POSITIVE_DEFINITE if indefinite else Reason.STAGNATED
+            return x, k, bound, estimate, why, r
         alpha = rz / curvature
         x = x + alpha * p
         r = r - alpha * q

@@ -17,6 +17,7 @@ from calib.solve.factor import Factor, NotPositiveDefinite
 from calib.solve.normal import NormalEquations, Prior, Topology
 from calib.solve.system import System
 from graphs import MeasurementGraph
+from graphs.kernels import label_runs
 
 Array = NDArray[np.float64]
 Preconditioner = Callable[[Array], Array]
@@ -25,6 +26,8 @@ SAMPLED_PER_NODE = 40.0
 """Measurements of stars that a node keeps, in expectation, in the sampled system."""
 CLIQUE = 6
 """Visits of a star that are linked with each other in the sampled system."""
+FLOOR = {"direct": 0.5, "cholespy": 0.5, "multigrid": 1e-2, "sampled": 1e-3, "jacobi": 1e-6}
+"""Smallest eigenvalue of the preconditioned matrix that each kind is trusted to leave."""
 LARGEST_FILL = 4.0e7
 """Entries of a sampled system's factor above which block Jacobi is used instead."""
 
@@ -114,6 +117,18 @@ def sampled(system: System, seed: int = 0) -> Factor | None:
     if occupied.any():
         keep_star[occupied] = np.maximum.reduceat(np.where(useful, wanted, 0.0), graph.star_ptr[:-1][occupied])
     kept = rng.random(design.n_stars) < keep_star
+    # stars that alone join what the others leave apart are kept too
+    while occupied.any():
+        seen = np.repeat(kept, visits) & useful
+        ptr = np.concatenate([[0], np.cumsum(seen)])[graph.star_ptr]
+        label = label_runs(ptr, node[seen], False, design.n_nodes)[node]
+        low = np.minimum.reduceat(np.where(useful, label, design.n_nodes), graph.star_ptr[:-1][occupied])
+        high = np.maximum.reduceat(np.where(useful, label, -1), graph.star_ptr[:-1][occupied])
+        joins = np.flatnonzero(occupied)[low < high]
+        if joins.size == 0:
+            break
+        kept[joins] = True
+        keep_star[joins] = 1.0
     at = np.flatnonzero(np.repeat(kept, visits) & useful)
     star = graph.star()[at]
     # groups of a few visits: pseudo-stars, weighed so that the expected link is the star's

@@ -116,7 +116,8 @@ class System:
     @cached_property
     def empty(self) -> NDArray[np.bool_]:
         """(E + H, K), coefficients that neither weight nor prior reaches; they stay zero."""
-        return np.asarray(np.einsum("ekk->ek", self.diagonal) <= 0.0)
+        own = np.einsum("ekk->ek", self.diagonal)
+        return np.asarray((own <= 0.0) & (own > -1e-9 * own.max(initial=1e-300)))  # rounding below zero is nothing too
 
     @cached_property
     def group(self) -> NDArray[np.int32]:
@@ -149,7 +150,7 @@ class System:
         constant[:, 0] = ~self.empty[:, 0]
         energy = np.bincount(self.group, (constant * self.apply(constant))[:, 0])
         weight = np.bincount(self.group, self.diagonal[:, 0, 0])
-        return np.asarray(energy <= FREE * weight)
+        return np.asarray(np.abs(energy) <= FREE * weight)
 
     @cached_property
     def _mean(self) -> tuple[Array, Array]:
