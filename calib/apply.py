@@ -1,0 +1,272 @@
+"""More measurements of solved exposures put on the calibrated scale, batch by batch.
+
+``calibrated_mag = mag + zeropoint + surface at the measurement's place - star's response to seeing``, of the stars and
+exposures of a solution. Memory holds the solution's zero-points and stars and one batch, however long the input is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from calib.model.calibrator import Calibrator
+from calib.solution import Solution
+from calib.tables.columns import MEASUREMENT_COLUMNS
+from calib.tables.errors import InputError, count
+from calib.tables.measurements import Measurements, iter_measurements
+from calib.tables.write import ParquetSink, atomic_path
+
+FORMATS = (".parquet", ".csv", ".fits", ".ecsv")
+"""Endings of the file written; the first two are streamed, the others made in memory."""
+_KEYS = ("star_id", "exposure_id", "band", "detector")
+
+
+@dataclass
+class Applied:
+    """What happened to the rows.
+
+    Attributes
+    ----------
+    rows
+        Read and written.
+    calibrated
+        With a finite calibrated magnitude.
+    unknown_exposure
+        Whose exposure (in this band, on this detector) is not in the solution.
+    unsolved_exposure
+        Whose exposure is in the solution without a zero-point.
+    unusable
+        Without a magnitude of their own.
+    warnings
+        Of the reader.
+    """
+
+    rows: int = 0
+    calibrated: int = 0
+    unknown_exposure: int = 0
+    unsolved_exposure: int = 0
+    unusable: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+class Applier:
+    """A solution made ready to calibrate rows.
+
+    Parameters
+    ----------
+    solution
+        With zero-points, stars, and the ``model`` of its diagnostics.
+
+    Raises
+    ------
+    InputError
+        The solution lacks the model, as one written by another program.
+    """
+
+    def __init__(self, solution: Solution) -> None:
+        model = solution.diagnostics.get("model")
+        if model is None:
+            raise InputError(f"{solution.folder or 'solution'}: run.json has no model; solve again with calib solve")
+        nodes, stars = solution.frames["zeropoints"], solution.frames["stars"]
+        self.calibrator = Calibrator.of(nodes, model)
+        self._nodes = nodes.select(
+            *(c for c in ("exposure_id", "band", "detector") if c in nodes.columns),
+            pl.int_range(nodes.height, dtype=pl.Int32).alias("_node"),
+        )
+        response = pl.col("seeing_response") if "seeing_response" in stars.columns else pl.lit(0.0)
+        self._stars = stars.select(
+            "star_id", "band", pl.col("mag").alias("_mag"), response.fill_null(0.0).fill_nan(0.0).alias("_response")
+        )
+        self.needs = _needed(self.calibrator)
+
+    def __call__(self, measurements: Measurements) -> tuple[pl.DataFrame, NDArray[np.int32]]:
+        """Calibrate rows: their keys, calibrated_mag, calibrated_mag_err, residual; and the node of each, -1 for none.
+
+        residual is to the star's magnitude in the solution, NaN where it has none.
+        """
+        frame = measurements.frame
+        for name in self.needs:
+            if name not in frame.columns:
+                raise InputError(
+                    f"{_label(measurements)}: no column {name}, which the surfaces of this solution need; "
+                    f"map one with --columns {name}=THEIR_NAME"
+                )
+        keys = frame.select(pl.col(c).cast(pl.String) if frame[c].dtype == pl.Enum else c for c in _KEYS if c in frame)
+        keys, node = self._find_nodes(keys, measurements)
+        _same_type(keys, self._stars, "star_id", measurements)
+        found = keys.select("star_id", "band").join(
+            self._stars, on=["star_id", "band"], how="left", maintain_order="left"
+        )
+        response = found["_response"].fill_null(0.0).to_numpy()
+        mag, err = self.calibrator(frame, node, response)
+        residual = mag - found["_mag"].fill_null(np.nan).to_numpy()
+        shown = [c for c in _KEYS if c in ("star_id", "exposure_id") or measurements.has(c)]
+        if (keys["band"] != "").any() and "band" not in shown:
+            shown.insert(2, "band")
+        return keys.select(shown).with_columns(
+            pl.Series("calibrated_mag", mag),
+            pl.Series("calibrated_mag_err", err.astype(np.float32)),
+            pl.Series("residual", residual.astype(np.float32)),
+        ), node
+
+    def _find_nodes(
+        self, keys: pl.DataFrame, measurements: Measurements
+    ) -> tuple[pl.DataFrame, NDArray[np.int32]]:
+        """Node of each row; where the measurements have no band, that of the exposure."""
+        nodes = self._nodes
+        _same_type(keys, nodes, "exposure_id", measurements)
+        if "detector" in nodes.columns:
+            if "detector" not in keys.columns:
+                raise InputError(
+                    f"{_label(measurements)}: no column detector, and this solution has a zero-point for each; "
+                    "map one with --columns detector=THEIR_NAME"
+                )
+            nodes = nodes.with_columns(pl.col("detector").cast(pl.String))
+        if not measurements.has("band"):
+            bands = nodes.select("exposure_id", "band").unique()
+            several = bands.height - bands["exposure_id"].n_unique()
+            if several:
+                raise InputError(
+                    f"{_label(measurements)}: no column band, and {count(several, 'exposure')} of this solution have "
+                    "several; map one with --columns band=THEIR_NAME"
+                )
+            keys = keys.drop("band").join(bands, on="exposure_id", how="left", maintain_order="left")
+            keys = keys.with_columns(pl.col("band").fill_null(""))
+        on = [c for c in ("exposure_id", "band", "detector") if c in nodes.columns]
+        wanted = keys.select(pl.col(c).cast(pl.String) if c == "detector" else c for c in on)
+        found = wanted.join(nodes, on=on, how="left", maintain_order="left")
+        return keys, found["_node"].fill_null(-1).to_numpy()
+
+
+def apply_frames(
+    solution: Solution,
+    inputs: Any,
+    columns: Mapping[str, str] | None = None,
+    exposures: Any = None,
+    *,
+    applied: Applied | None = None,
+) -> Iterator[pl.DataFrame]:
+    """Calibrate measurements of solved exposures, a batch at a time, in input order.
+
+    Parameters
+    ----------
+    solution
+        From `calibrate` or `Solution.read`.
+    inputs
+        As for `calibrate`.
+    columns
+        Canonical to own name; those of the solution's configuration when not given.
+    exposures
+        Only for bands, and for exposure times where fluxes are counts; conditions are those of the solution.
+    applied
+        Counts, kept up to date.
+
+    Yields
+    ------
+    polars.DataFrame
+        star_id, exposure_id, band and detector where known, calibrated_mag, calibrated_mag_err, residual. NaN where the
+        exposure has no zero-point or the row no magnitude.
+
+    Raises
+    ------
+    InputError
+        A table cannot be used as it is.
+    """
+    apply = Applier(solution)
+    applied = Applied() if applied is None else applied
+    if columns is None:
+        used = solution.diagnostics.get("config", {}).get("columns", {})
+        columns = {name: own for name, own in used.items() if name in MEASUREMENT_COLUMNS}
+    for measurements in iter_measurements(inputs, columns=columns, exposures=exposures):
+        frame, node = apply(measurements)
+        finite = np.isfinite(frame["calibrated_mag"].to_numpy())
+        known = np.where(node >= 0, np.isfinite(apply.calibrator.zeropoint[node]), False)
+        applied.rows += frame.height
+        applied.calibrated += int(finite.sum())
+        applied.unknown_exposure += int((node < 0).sum())
+        applied.unsolved_exposure += int(((node >= 0) & ~known).sum())
+        applied.unusable += int((known & ~finite).sum())
+        applied.warnings += [w for w in measurements.warnings if w not in applied.warnings]
+        yield frame
+
+
+def apply_stream(
+    solution: Solution,
+    inputs: Any,
+    out: str | os.PathLike[str],
+    columns: Mapping[str, str] | None = None,
+    exposures: Any = None,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Applied:
+    """Calibrate measurements of solved exposures into a file, which appears whole or not at all.
+
+    Parameters
+    ----------
+    solution, inputs, columns, exposures
+        As for `apply_frames`.
+    out
+        Ends in .parquet or .csv, which are streamed, or .fits or .ecsv, for which the whole table is held in memory.
+    progress
+        Called with the number of rows so far.
+
+    Raises
+    ------
+    InputError
+        A table cannot be used as it is, or `out` has another ending.
+    """
+    ending = Path(out).suffix.lower()
+    applied = Applied()
+
+    def frames() -> Iterator[pl.DataFrame]:
+        for frame in apply_frames(solution, inputs, columns, exposures, applied=applied):
+            yield frame
+            if progress is not None:
+                progress(applied.rows)
+
+    if ending == ".parquet":
+        with ParquetSink(out, "measurements") as sink:
+            for frame in frames():
+                sink.write(frame)
+    elif ending == ".csv":
+        with atomic_path(out) as temporary, temporary.open("wb") as stream:
+            for frame in frames():
+                frame.write_csv(stream, include_header=stream.tell() == 0)
+    elif ending in FORMATS:
+        from calib.tables.astropy_out import to_qtable
+
+        table = to_qtable(pl.concat(list(frames())), "measurements")
+        with atomic_path(out) as temporary:
+            table.write(temporary, format="fits" if ending == ".fits" else "ascii.ecsv")
+    else:
+        raise InputError(f"{out}: cannot be written; give a name that ends in {', '.join(FORMATS)}")
+    return applied
+
+
+def _needed(calibrator: Calibrator) -> tuple[str, ...]:
+    """Columns of place without which surfaces cannot be applied."""
+    field = calibrator.field
+    if field is None or not calibrator.surface.any():
+        return ()
+    if field.kind == "sky":
+        return ("ra", "dec")
+    return ("x", "y", "detector") if len(field.low) > 1 else ("x", "y")
+
+
+def _same_type(keys: pl.DataFrame, theirs: pl.DataFrame, name: str, measurements: Measurements) -> None:
+    if keys[name].dtype != theirs[name].dtype:
+        raise InputError(
+            f"{_label(measurements)}: {name} is {keys[name].dtype} and in the solution {theirs[name].dtype}; "
+            "give it the type that it had in the solve"
+        )
+
+
+def _label(measurements: Measurements) -> str:
+    return str(measurements.inputs[0]["path"]) if measurements.inputs else "measurements"
