@@ -175,16 +175,27 @@ class System:
         return out
 
     @cached_property
-    def grounded(self) -> Array:
-        """(E + H, K, K), diagonal of L with the heaviest node of each floating group held: positive definite."""
-        out = self.diagonal.copy()
-        order = np.lexsort((-out[:, 0, 0], self.group))
+    def held(self) -> NDArray[np.int64]:
+        """The heaviest node of each floating group."""
+        weight = self.diagonal[:, 0, 0]
+        order = np.lexsort((-weight, self.group))
         heaviest = order[np.searchsorted(self.group[order], np.arange(self.floating.size))]
-        held = heaviest[self.floating]
-        out[held, 0, 0] *= 2.0
+        return np.asarray(heaviest[self.floating])
+
+    @cached_property
+    def grounded(self) -> Array:
+        """(E + H, K, K), diagonal of L with one node of each floating group held: positive definite."""
+        out = self.diagonal.copy()
+        out[self.held, 0, 0] *= 2.0
         k = np.arange(self.shape[1])
         out[:, k, k] = np.where(self.empty, 1.0, out[:, k, k] * (1.0 + 1e-12))
         return out
+
+    @property
+    def log_ground(self) -> float:
+        """What the ground adds to the log determinant: without it, that of L with the held zero-points left out."""
+        held = self.held[~self.empty[self.held, 0]]
+        return float(np.log(self.diagonal[held, 0, 0]).sum())
 
     @cached_property
     def factor(self) -> Factor:
