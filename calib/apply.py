@@ -116,9 +116,7 @@ class Applier:
             pl.Series("residual", residual.astype(np.float32)),
         ), node
 
-    def _find_nodes(
-        self, keys: pl.DataFrame, measurements: Measurements
-    ) -> tuple[pl.DataFrame, NDArray[np.int32]]:
+    def _find_nodes(self, keys: pl.DataFrame, measurements: Measurements) -> tuple[pl.DataFrame, NDArray[np.int32]]:
         """Node of each row; where the measurements have no band, that of the exposure."""
         nodes = self._nodes
         _same_type(keys, nodes, "exposure_id", measurements)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -226,7 +226,13 @@ def simulate(spec: SurveySpec, seed: int) -> Survey:
     )
 
 
-def write_survey(spec: SurveySpec, seed: int, folder: str | os.PathLike[str], chunk: int = 1_000_000) -> int:
+def write_survey(
+    spec: SurveySpec,
+    seed: int,
+    folder: str | os.PathLike[str],
+    chunk: int = 1_000_000,
+    progress: Callable[[int], None] | None = None,
+) -> int:
     """Stream a survey of any size to Parquet in bounded memory; returns the number of measurements.
 
     The files are those of `Survey.write`; rows are shuffled within blocks of exposures only.
@@ -241,6 +247,8 @@ def write_survey(spec: SurveySpec, seed: int, folder: str | os.PathLike[str], ch
         Made where it is not there.
     chunk : int
         Rows of a row group, about.
+    progress : callable, optional
+        Called with the number of measurements so far.
 
     Raises
     ------
@@ -260,6 +268,8 @@ def write_survey(spec: SurveySpec, seed: int, folder: str | os.PathLike[str], ch
         for measured, known in simulation.frames():
             measurements.add(measured)
             truth.add(known)
+            if progress is not None:
+                progress(measurements.rows)
         stars = _Writer(folder / "truth_stars.parquet", chunk)
         for frame in simulation.truth_stars():
             stars.add(frame)
@@ -279,6 +289,7 @@ def simulate_to_folder(
     n_stars: int | None = None,
     *,
     out: str | os.PathLike[str],
+    progress: Callable[[int], None] | None = None,
 ) -> int:
     """Simulate a preset, with another number of exposures or stars where given; returns the number of measurements.
 
@@ -297,7 +308,7 @@ def simulate_to_folder(
         spec = replace(spec, n_exposures=n_exposures, nights=int(np.clip(nights, 1, max(1, n_exposures))))
     if n_stars is not None:
         spec = replace(spec, n_stars=n_stars)
-    return write_survey(spec, seed, out)
+    return write_survey(spec, seed, out, progress=progress)
 
 
 class _Writer:

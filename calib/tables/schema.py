@@ -141,7 +141,7 @@ _MEASUREMENTS = (
     OutputColumn(
         "outlier_probability", "float32", "", "Probability that the measurement is an outlier.", "stat.probability"
     ),
-    OutputColumn("used", "bool", "", "Whether it was used in the solve; absent from what `calib apply` writes.", "meta.code"),
+    OutputColumn("used", "bool", "", "Whether it was used in the solve; not from `calib apply`.", "meta.code"),
 )
 
 _TERMS = (

@@ -1,0 +1,159 @@
+"""Options that commands share, resolved: columns, configuration, output folder, progress."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from calib.commands.environment import variable
+from calib.config import METHODS, Config, ConfigError
+from calib.tables.errors import InputError
+
+
+def config_of(args: argparse.Namespace) -> Config:
+    """Return the configuration: the command line before the file of --config before the environment.
+
+    Raises
+    ------
+    ConfigError
+        A value cannot be used; the message says where it was given.
+    """
+    values: dict[str, Any] = {}
+    method, columns = variable("method"), parse_columns([variable("columns") or ""], "CALIB_COLUMNS")
+    if method is not None:
+        if method not in METHODS:
+            raise ConfigError(f"CALIB_METHOD is {method!r}; it is one of {', '.join(METHODS)}")
+        values["method"] = method
+    if args.config is not None:
+        given = _from_file(args.config)
+        columns |= given.pop("columns", {})
+        values |= given
+    if getattr(args, "method", None) is not None:
+        values["method"] = args.method
+    columns |= parse_columns(args.columns or [], "--columns")
+    return Config.from_mapping(values | {"columns": columns})
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    """Keys and values that stand in a file, checked as a whole."""
+    Config.from_toml(path)
+    return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def parse_columns(texts: list[str], where: str) -> dict[str, str]:
+    """Parse ``A=B,C=D``.
+
+    Parameters
+    ----------
+    texts
+        Each is a list of pairs; later ones come before earlier ones.
+    where
+        What the message calls them.
+
+    Raises
+    ------
+    ConfigError
+        A pair is not of the form A=B.
+    """
+    out: dict[str, str] = {}
+    for pair in (p.strip() for text in texts for p in text.split(",")):
+        name, equals, own = pair.partition("=")
+        if pair and not (equals and name.strip()):
+            raise ConfigError(f"{where}: {pair!r} is not of the form A=B, as in mag=mag_inst")
+        if pair:
+            out[name.strip()] = own.strip()
+    return out
+
+
+def check_folder(out: str) -> None:
+    """See at once, not after an hour, that a folder can be written.
+
+    Raises
+    ------
+    InputError
+        It cannot.
+    """
+    final = Path(out).absolute()
+    if final.exists() and not final.is_dir():
+        raise InputError(f"{out}: is a file; give a folder with --out")
+    _try_to_write(out, final.parent)
+    if final.exists():
+        _try_to_write(out, final)
+
+
+def check_file(out: str) -> None:
+    """See at once that a file can be written.
+
+    Raises
+    ------
+    InputError
+        It cannot.
+    """
+    final = Path(out).absolute()
+    if final.is_dir():
+        raise InputError(f"{out}: is a folder; give a file with --out")
+    if not final.parent.is_dir():
+        raise InputError(f"{out}: there is no folder {final.parent}; make it, or give another file with --out")
+    _try_to_write(out, final.parent)
+
+
+def _try_to_write(out: str, folder: Path) -> None:
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".calib.", suffix=".part", dir=folder))
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({folder}: {error.strerror}); give another --out") from None
+
+
+class Progress:
+    """A line on a terminal that says how far the work is; nothing in a pipe or when quiet.
+
+    Parameters
+    ----------
+    quiet
+        Whether to say nothing anyhow.
+    """
+
+    def __init__(self, quiet: bool) -> None:
+        self._bar: Any = None
+        if not quiet and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(bar_format="{desc} [{elapsed}]", file=sys.stderr, leave=False)
+
+    def __call__(self, stage: str, number: int, change: float) -> None:
+        """Show the stage of a solve, its pass, and how far zero-points moved in it, in their errors."""
+        moved = (
+            f", zero-points moved {change:.3f} of their errors" if change == change and change != float("inf") else ""
+        )
+        self.say(stage + (f", pass {number}" if number else "") + moved)
+
+    def say(self, text: str) -> None:
+        """Show a text."""
+        if self._bar is not None:
+            self._bar.set_description_str(text, refresh=False)
+            self._bar.update(1)
+            self._bar.refresh()
+
+    def close(self) -> None:
+        """Wipe the line."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+@contextlib.contextmanager
+def progress(quiet: bool) -> Iterator[Progress]:
+    """Give a `Progress` that is wiped at the end."""
+    shown = Progress(quiet)
+    try:
+        yield shown
+    finally:
+        shown.close()
