@@ -242,6 +242,21 @@ class Factor:
         out[tree.order] = x.reshape(shape[0], K, -1)
         return out.reshape(shape)
 
+    def times_root(self, x: Array) -> Array:
+        """``R x`` for x (E, K), R the factor in the order of elimination: ``R R'`` is the matrix."""
+        tree, K = self.symbolic.supernodes, self.block
+        y = np.ascontiguousarray(x).ravel()
+        permuted = np.zeros(y.size)
+        for q in range(tree.n):
+            a, b = tree.start[q] * K, tree.start[q + 1] * K
+            permuted[a:b] += np.tril(self._pivots[q]) @ y[a:b]
+            rows = tree.rows[tree.row_ptr[q] : tree.row_ptr[q + 1]]
+            if rows.size:
+                permuted[(rows.astype(np.int64)[:, None] * K + np.arange(K)).ravel()] += self._below[q] @ y[a:b]
+        out = np.empty((tree.order.size, K))
+        out[tree.order] = permuted.reshape(-1, K)
+        return out
+
     def selected_inverse(self) -> Selected:
         """Entries of the inverse on the pattern of the matrix, exact."""
         symbolic, K = self.symbolic, self.block

@@ -153,7 +153,8 @@ class System:
         return np.asarray(np.abs(energy) <= FREE * weight)
 
     @cached_property
-    def _mean(self) -> tuple[Array, Array]:
+    def mean(self) -> tuple[Array, Array]:
+        """(E + H,) twice: the functional that takes the mean of a floating group, and its constant."""
         counted = np.zeros(self.shape[0])
         counted[: self.n_nodes] = ~self.empty[: self.n_nodes, 0]
         size = np.bincount(self.group, counted)
@@ -162,14 +163,14 @@ class System:
 
     def consistent(self, rhs: Array) -> Array:
         """``P' rhs``: what of a right-hand side the system can answer."""
-        functional, constant = self._mean
+        functional, constant = self.mean
         out = np.where(self.empty, 0.0, rhs)
         out[:, 0] -= functional * np.bincount(self.group, constant * out[:, 0])[self.group]
         return out
 
     def centred(self, theta: Array) -> Array:
         """``P theta``: zero mean over every floating group, zero where nothing is known."""
-        functional, constant = self._mean
+        functional, constant = self.mean
         out = np.where(self.empty, 0.0, theta)
         out[:, 0] -= constant * np.bincount(self.group, functional * out[:, 0])[self.group]
         return out
