@@ -268,7 +268,7 @@ def _model(problem: Problem, measurements: Measurements, solved: Solved) -> dict
     if terms.surfaces:
         learned |= {"night_illumination_mag": terms.night.scale**0.5, "survey_illumination_mag": terms.band.scale**0.5}
     if terms.response is not None:
-        learned["seeing_response_mag"] = terms.response.scale**0.5
+        learned["single_star_share"] = float(terms.response.shares[0])
     if terms.levels is not None:
         learned |= {"night_level_mag": terms.levels.level.scale**0.5, "night_slope_mag": terms.levels.slope.scale**0.5}
     return {

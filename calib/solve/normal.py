@@ -61,13 +61,16 @@ class Prior:
     rhs
         (E + H, K), precision times mean.
     star
-        (S,), of each star's response to seeing; its mean is zero.
+        (S,), of each star's response to seeing.
+    star_mean
+        (S,), its mean, mag; zero when not given.
     """
 
     diagonal: Array
     coupling: Array
     rhs: Array
     star: Array
+    star_mean: Array | None = None
 
     @classmethod
     def none(cls, design: Design) -> Prior:
@@ -212,8 +215,16 @@ class NormalEquations:
     def rhs(self) -> Array:
         """T (E + H, K)."""
         out = self.prior.rhs.copy()
-        kernels.right_hand_side(*self._sorted, self.m, self.w, self.star_inverse, *self._place, out)
+        kernels.right_hand_side(*self._sorted, self._m_beyond_prior, self.w, self.star_inverse, *self._place, out)
         return out
+
+    @property
+    def _m_beyond_prior(self) -> Array:
+        """Magnitudes less the response that the prior expects of each star."""
+        mean, response = self.prior.star_mean, self.design.response
+        if mean is None or response is None:
+            return self.m
+        return self.m - np.repeat(mean, np.diff(self.design.graph.star_ptr)) * response[self.design.graph.exposure]
 
     @cached_property
     def factor(self) -> Factor:
@@ -263,7 +274,10 @@ class NormalEquations:
         design = self.design
         stars = np.empty((design.n_stars, design.star_block))
         residual = np.empty(design.n_measurements)
-        kernels.back_substitute(*self._sorted, self.m, self.w, self.star_inverse, *self._place, theta, stars, residual)
+        m = self._m_beyond_prior
+        kernels.back_substitute(*self._sorted, m, self.w, self.star_inverse, *self._place, theta, stars, residual)
+        if self.prior.star_mean is not None and design.star_block == 2:
+            stars[:, 1] += self.prior.star_mean
         return Estimate(theta, stars, residual)
 
     def spread(self, functional: Array | None = None) -> Spread:

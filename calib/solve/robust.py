@@ -106,7 +106,6 @@ def fit(
     """
     topology = topology or Topology(design, border.hubs)
     star_ptr, node = design.graph.star_ptr, design.graph.exposure
-    visits = np.diff(star_ptr)
     if start is None:
         start = absolute_start(design, m, err, Topology(design))
     noise = noise or start_noise(design, err, start.residual, band)
@@ -136,7 +135,7 @@ def fit(
         d2 = estimate.residual**2 + spread.prediction
         weighted = weigh(noise, star_ptr, node, err, d2, fit_dof=learn and n_pass % 2 == 0)
         if learn:
-            moved = max(noise.update(weighted.sums), terms.update(topology.degree, visits))
+            moved = max(noise.update(weighted.sums), terms.update(topology.degree))
         prior = terms.prior(design)
     evidence = _evidence(design, noise, terms, equations, estimate, err)
     return RobustFit(
@@ -148,13 +147,18 @@ def _evidence(
     design: Design, noise: NoiseModel, terms: Terms, equations: NormalEquations, estimate: Estimate,
     err: NDArray[np.float32],
 ) -> float:  # fmt: skip
-    """Log marginal likelihood by Laplace's method; differences between local terms are what counts."""
+    """Log marginal likelihood by Laplace's method; differences between surfaces are what counts.
+
+    NaN with responses to seeing, whose mixture has a gain of its own.
+    """
+    if design.star_block == 2:
+        return float("nan")
     weighted = weigh(noise, design.graph.star_ptr, design.graph.exposure, err, estimate.residual**2)
     visits = np.diff(design.graph.star_ptr)
     measured = int((visits > 0).sum())
     border = terms.border
     hubs = 0 if border.illumination is None else border.illumination.n_hubs * (design.block - 1)
     hubs += 0 if border.levels is None else border.levels.n_hubs
-    n_unknowns = design.n_nodes * design.block + hubs + measured * design.star_block
-    value = weighted.sums.log_likelihood + terms.log_density(visits > 0)
+    n_unknowns = design.n_nodes * design.block + hubs + measured
+    value = weighted.sums.log_likelihood + terms.log_density()
     return value + 0.5 * n_unknowns * float(np.log(2 * np.pi)) - 0.5 * equations.log_det

@@ -91,15 +91,18 @@ def robust_fit(
         return found
 
     for degree in degrees:
-        found = attempt(degree, responses[0], best)
+        found = attempt(degree, False, best)
         if best is not None and found.evidence < best.evidence + GAIN:
             break
         best = found
     assert best is not None
-    for response in responses[1:]:
-        found = attempt(best.design.degree, response, best)
-        if found.evidence > best.evidence + GAIN:
-            best = found
+    if True in responses:
+        found = attempt(best.design.degree, True, best)
+        assert found.terms.response is not None
+        gain = found.terms.response.gain
+        trials[-1] = replace(trials[-1], evidence=best.evidence + gain)
+        if gain > GAIN or False not in responses:
+            best = replace(found, evidence=best.evidence + gain)
     if part is problem:
         return best, trials
     whole = design_of(problem, best.design.degree, best.design.star_block == 2)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from calib.model.blends import BlendPrior
 from calib.model.priors import GroupPrior
 from calib.solve.border import Border
 from calib.solve.design import Design
@@ -48,7 +49,7 @@ class Terms:
         }
         self.night = GroupPrior(K - 1, 1e-6, dof=10.0, strength=2.0, usual=2.5e-7)
         self.band = GroupPrior(K - 1, 1e-6, dof=30.0, strength=2.0, usual=1e-6)
-        self.response = GroupPrior(1, start**2) if design.star_block == 2 else None
+        self.response = BlendPrior(design.n_stars) if design.star_block == 2 else None
         self.levels = None if border.levels is None else LevelPriors(border.levels)
         self.last: dict[str, Squares] = {}
 
@@ -58,9 +59,8 @@ class Terms:
         variance = np.einsum("ekk->ek", spread.grounded)
         n, light = design.n_nodes, self.border.illumination
         self.last = {}
-        if design.star_block == 2:
-            b = np.nan_to_num(estimate.stars[:, 1])
-            self.last["response"] = Squares(b**2, np.nan_to_num(spread.star[:, 2]))
+        if self.response is not None:
+            self.response.observe(estimate.stars[:, 1], spread.star[:, 2])
         if light is not None:
             gap = theta[light.row] - theta[light.column]
             covariance = np.einsum("ckk->ck", spread.coupling[self.border.illumination_at])
@@ -75,21 +75,17 @@ class Terms:
         if self.levels is not None:
             self.levels.observe(theta[:, 0], variance[:, 0], spread.coupling[self.border.levels_at, 0, 0])
 
-    def update(self, topology_degree: NDArray[np.int64], visits: NDArray[np.int64]) -> float:
+    def update(self, topology_degree: NDArray[np.int64]) -> float:
         """One step of every variance; returns the largest change of a log variance that matters."""
         priors = {f"surface{g}": p for g, p in self.surfaces.items()}
         if self.border.illumination is not None:
             priors |= {"night": self.night, "band": self.band}
-        if self.response is not None:
-            priors["response"] = self.response
         change = 0.0 if self.levels is None else self.levels.update()
         for name, prior in priors.items():
             s = self.last[name]
             informed = np.ones(s.square.size, bool)
             if name.startswith("surface"):
                 informed = topology_degree > 0
-            elif name == "response":
-                informed = visits > 1
             before = prior.scale
             prior.update(s.square, s.variance, informed)
             if max(before, prior.scale) > 4e-8:  # 0.2 mmag
@@ -99,9 +95,9 @@ class Terms:
     def prior(self, design: Design) -> Prior:
         """The prior of all unknowns under these variances."""
         E, K, light, hubs = design.n_nodes, design.block, self.border.illumination, self.border.hubs
-        star = np.zeros(design.n_stars)
+        star, star_mean = np.zeros(design.n_stars), None
         if self.response is not None:
-            star[:] = self._precision(self.response, "response", star.size)
+            star, star_mean = self.response.precision, self.response.mean
         k = np.arange(K)
         diagonal = np.zeros((E + hubs.n, K, K))
         coupling = np.zeros((hubs.row.size, K, K))
@@ -122,7 +118,7 @@ class Terms:
             diagonal[:, 0, 0] += form.diagonal
             rhs[:, 0] += form.rhs
             coupling[:, 0, 0] += np.bincount(self.border.levels_at, weights=form.pair, minlength=hubs.row.size)
-        return Prior(diagonal, coupling, rhs, star)
+        return Prior(diagonal, coupling, rhs, star, star_mean)
 
     def _precision(self, prior: GroupPrior, name: str, n: int) -> Array:
         if name not in self.last:
@@ -130,8 +126,8 @@ class Terms:
         s = self.last[name]
         return prior.precision(s.square, s.variance)
 
-    def log_density(self, measured: NDArray[np.bool_]) -> float:
-        """Log density of the groups at their estimates; stars that were never measured say nothing."""
+    def log_density(self) -> float:
+        """Log density of the groups at their estimates, without stars' responses, whose gain is counted apart."""
         total = 0.0
         for g, p in self.surfaces.items():
             total += float(p.log_density(self.last[f"surface{g}"].square).sum())
@@ -140,6 +136,4 @@ class Terms:
             total += float(self.band.log_density(self.last["band"].square).sum())
         if self.levels is not None:
             total += self.levels.log_density()
-        if self.response is not None:
-            total += float(self.response.log_density(self.last["response"].square[measured]).sum())
         return total
