@@ -83,6 +83,11 @@ class Design:
         return Walk.of(self.graph.star_ptr, self.graph.exposure, self.n_nodes)
 
     @cached_property
+    def components(self) -> NDArray[np.int32]:
+        """int32 (E,), nodes that stars link, one way or another."""
+        return self.graph.components()
+
+    @cached_property
     def links(self) -> ExposureGraph:
         """Pattern of the Laplacian: which nodes share stars."""
         from graphs import MeasurementGraph
@@ -101,7 +106,7 @@ class Design:
     def with_terms(self, degree: int, response: NDArray[np.float64] | None) -> Design:
         """The same measurements under other local terms; the links are shared."""
         other = replace(self, degree=degree, response=response)
-        for kept in ("links", "walk"):
+        for kept in ("links", "walk", "components"):
             if kept in self.__dict__:
                 other.__dict__[kept] = self.__dict__[kept]
         return other

@@ -13,6 +13,7 @@ engine answers it. Zero-points of a floating group have zero mean, and so have t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +126,8 @@ class DifferentiableSolve:
         diagonal = fixed.diagonal.copy()
         k = np.arange(self.design.block)
         diagonal[:, k, k] += precision
-        prior = Prior(diagonal, fixed.coupling, fixed.rhs + precision * mean, fixed.star + star_precision)
+        rhs = fixed.rhs + precision * mean
+        prior = replace(fixed, diagonal=diagonal, rhs=rhs, star=fixed.star + star_precision)
         return NormalEquations(self.design, m, w, prior, self.topology)
 
     def seen(self, stars: Array) -> Array:

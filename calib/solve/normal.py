@@ -124,11 +124,12 @@ class Topology:
     """
 
     def __init__(self, design: Design, hubs: Hubs | None = None) -> None:
-        links, n = design.links, design.n_nodes
+        n = design.n_nodes
+        self._design = design
         self.hubs = hubs = hubs or Hubs.none()
-        pattern = csr_array((np.ones(links.indices.size, np.int8), links.indices, links.indptr), shape=(n, n))
-        self.n_components, labels = connected_components(pattern, directed=False)
-        self.component: NDArray[np.int32] = labels.astype(np.int32)
+        self.component: NDArray[np.int32] = design.components
+        labels = self.component
+        self.n_components = int(labels.max(initial=-1)) + 1
         self.degree = np.bincount(design.graph.exposure, minlength=n)
         by_degree = np.lexsort((-self.degree, labels))
         first = by_degree[np.searchsorted(labels[by_degree], np.arange(self.n_components))]
@@ -138,18 +139,38 @@ class Topology:
         _, which = np.unique(self.group, return_index=True)
         self.grounded: NDArray[np.int64] = first[which]
         self.size = np.bincount(labels, minlength=self.n_components)
-        # the links with the hubs' pairs at the end of each row
+
+    @cached_property
+    def _pattern(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+        """Links with the hubs' pairs at the end of each row; left until asked, since dense fields have too many."""
+        links, n, hubs = self._design.links, self._design.n_nodes, self.hubs
         counts = np.diff(links.indptr)
         extra = np.bincount(hubs.row, minlength=n + hubs.n)
         counts = np.concatenate([counts, np.zeros(hubs.n, counts.dtype)])
-        self.indptr = np.concatenate([[0], np.cumsum(counts + extra)]).astype(np.int64)
-        self.indices = np.empty(self.indptr[-1], np.int32)
+        indptr = np.concatenate([[0], np.cumsum(counts + extra)]).astype(np.int64)
+        indices = np.empty(indptr[-1], np.int32)
         first_extra = np.concatenate([[0], np.cumsum(extra)])[:-1]
-        self.pair_at = self.indptr[hubs.row] + counts[hubs.row] + np.arange(hubs.row.size) - first_extra[hubs.row]
-        own = np.ones(self.indices.size, bool)
-        own[self.pair_at] = False
-        self.indices[own] = links.indices
-        self.indices[self.pair_at] = hubs.column
+        pair_at = indptr[hubs.row] + counts[hubs.row] + np.arange(hubs.row.size) - first_extra[hubs.row]
+        own = np.ones(indices.size, bool)
+        own[pair_at] = False
+        indices[own] = links.indices
+        indices[pair_at] = hubs.column
+        return indptr, indices, pair_at
+
+    @property
+    def indptr(self) -> NDArray[np.int64]:
+        """(E + H + 1,), rows of the upper triangle of the pattern of L."""
+        return self._pattern[0]
+
+    @property
+    def indices(self) -> NDArray[np.int32]:
+        """(links,), their columns."""
+        return self._pattern[1]
+
+    @property
+    def pair_at(self) -> NDArray[np.int64]:
+        """(C,), the hubs' pairs among the links."""
+        return self._pattern[2]
 
     def _joined(self, n: int, hubs: Hubs, pairs: NDArray[np.bool_]) -> NDArray[np.int32]:
         """(components,), label shared by components that these pairs of the hubs join."""
