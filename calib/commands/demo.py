@@ -25,15 +25,16 @@ from calib.tables.measurements import Measurements, read_measurements
 Array = NDArray[np.float64]
 
 PRESET, SEED = "demo", 1
+KEPT = Path(__file__).resolve().parents[2] / "data" / "demo"
+"""The survey as a checkout has it; an installed package simulates it."""
 _FILES = ("measurements", "exposures", "truth_exposures", "truth_measurements")
 
 
 def run(args: argparse.Namespace) -> int:
     """Solve the demo survey, and hold the answer against the truth."""
     check_folder(args.out)
-    kept = Path(__file__).resolve().parents[2] / "data" / "demo"
-    if all((kept / f"{name}.parquet").is_file() for name in _FILES):
-        _demo(kept, args)
+    if all((KEPT / f"{name}.parquet").is_file() for name in _FILES):
+        _demo(KEPT, args)
     else:
         with tempfile.TemporaryDirectory(prefix="calib-demo-") as made:
             simulated(made, PRESET, SEED, None, None, args.quiet)
