@@ -172,11 +172,11 @@ class Solution:
 
 
 def _part(measurements: Measurements, part: slice) -> Measurements:
-    return Measurements(measurements.frame[part], measurements.reason[part], measurements.exposures)
+    return Measurements(measurements.frame[part], measurements.reason[part], measurements.exposures, measurements.given)
 
 
 def _rows(measurements: Measurements, values: PerMeasurement) -> Iterator[pl.DataFrame]:
-    keys = [c for c in ("star_id", "exposure_id", "band", "detector") if c in measurements.frame.columns]
+    keys = ["star_id", "exposure_id", *(c for c in ("band", "detector") if measurements.has(c))]
     yield measurements.frame.select(keys).with_columns(
         *(pl.col(c).cast(pl.String) for c in keys if measurements.frame[c].dtype == pl.Enum),
         *(pl.Series(name, getattr(values, name)) for name in PerMeasurement.__dataclass_fields__),
