@@ -15,6 +15,7 @@ from calib.model.calibrator import SURFACE_COLUMNS, Calibrator
 from calib.model.flags import join_flags
 from calib.model.problem import Problem
 from calib.solve.gauge import star_functional
+from calib.solve.kernels import basis
 from calib.solve.methods import Solved
 from calib.tables.measurements import Measurements
 
@@ -68,12 +69,15 @@ def outcome(problem: Problem, measurements: Measurements, solved: Solved, refere
     shift = centred[:n_nodes, 0] - fit.estimate.theta[:n_nodes, 0]
     component_shift = np.zeros(top.n_components)
     component_shift[top.component] = shift
-    linked = top.size[top.component] > 1
-    solvable = top.size > 1
     mag = fit.estimate.stars[:, 0] + np.where(star_component >= 0, component_shift[star_component], np.nan)
-    mag[(star_component < 0) | ~solvable[star_component]] = np.nan
 
-    anchors, spread = _anchored(problem, solved, mag, star_component, reference)
+    if problem.n_catalogue:
+        anchors, spread = _anchored_by_catalogue(problem, solved)
+    else:
+        anchors, spread = _anchored(problem, solved, mag, star_component, reference)
+    solvable = (top.size > 1) | anchors.anchored
+    linked = solvable[top.component]
+    mag[(star_component < 0) | ~solvable[star_component]] = np.nan
     z = np.where(linked, centred[:n_nodes, 0] + anchors.offset[top.component], np.nan)
     mag = mag + np.where(star_component >= 0, anchors.offset[star_component], 0.0)
     grow2 = solved.inflation**2
@@ -86,10 +90,11 @@ def outcome(problem: Problem, measurements: Measurements, solved: Solved, refere
 
     per, base = _per_measurement_noise(problem, solved)
     zeropoints = _zeropoints(problem, measurements, solved, anchors, z, z_err, per, reference is not None)
+    zeropoints = zeropoints.head(problem.n_exposures)
     stars = _stars(problem, measurements, solved, mag, mag_err, star_component, base)
     model = _model(problem, measurements, solved)
     values = _measurements(problem, measurements, solved, Calibrator.of(zeropoints, model), mag, per)
-    zeropoints = zeropoints.with_columns(_limiting_mag(problem, measurements, zeropoints, n_nodes))
+    zeropoints = zeropoints.with_columns(_limiting_mag(problem, measurements, zeropoints, problem.n_exposures))
     components, warnings = _components(problem, top, anchors, star_component, reference is not None)
     return Outcome(
         zeropoints.select([c for c in _ORDER if c in zeropoints.columns]), stars, _terms(problem, solved, anchors),
@@ -119,10 +124,37 @@ def _anchored(
     return anchors, equations.spread(functional)
 
 
+def _anchored_by_catalogue(problem: Problem, solved: Solved) -> tuple[Anchors, Any]:
+    """The gauge where the catalogue's zero-point is 0, in every component that holds reference stars."""
+    fit, equations, top = solved.fit, solved.equations, solved.equations.topology
+    nodes = np.arange(problem.n_exposures, problem.graph.n_exposures)
+    component = top.component[nodes]
+    anchored = np.zeros(top.n_components, bool)
+    anchored[component] = True
+    # its rows lie at the middle of the field, where a surface is not quite zero
+    at_middle = basis(np.zeros((1, 2), np.float32), fit.design.block, fit.design.arrays[1])[0]
+    theta = equations.centred(fit.estimate.theta)
+    offset = np.zeros(top.n_components)
+    offset[component] = -theta[nodes] @ at_middle
+    functional = equations.mean_functional
+    functional[: top.component.size][anchored[top.component]] = 0.0
+    functional[nodes] = at_middle
+    noise = fit.noise.floor[problem.band[nodes]] + fit.noise.excess[nodes]
+    scatter = np.zeros(top.n_components)
+    scatter[component] = np.sqrt(noise)
+    rows = np.flatnonzero(problem.graph.exposure >= problem.n_exposures)
+    base = fit.noise.base(problem.graph.exposure[rows], problem.err[rows]).astype(float)
+    tension = np.full(fit.design.n_stars, np.nan)
+    tension[problem.graph.star()[rows]] = fit.estimate.residual[rows] / np.sqrt(base)
+    nothing = np.zeros(top.n_components)
+    anchors = Anchors(offset, anchored, nothing, np.zeros(fit.design.n_stars), scatter, tension)
+    return anchors, equations.spread(functional)
+
+
 def _per_measurement_noise(problem: Problem, solved: Solved) -> tuple[dict[str, Array], Array]:
     """Weights and outlier probabilities (n,), sorted by star; and the variance of each measurement's noise."""
     fit = solved.fit
-    base = fit.noise.base(problem.graph.exposure, problem.err).astype(float)
+    base = fit.noise.base(problem.graph.exposure, fit.err).astype(float)
     variable = np.repeat(fit.weighted.variability, np.diff(problem.graph.star_ptr))
     leverage = np.clip(fit.equations.w * fit.spread.prediction, 0.0, 0.99)
     t2 = fit.estimate.residual**2 / ((base + variable) * (1.0 - leverage))
@@ -154,6 +186,7 @@ def _zeropoints(
         {
             "no_measurements": n_measurements == 0,
             "isolated": ~linked & (n_measurements > 0),
+            "reference_only": linked & (top.size[top.component] == 1),
             "few_stars": linked & (n_tying < 5),
             "outlier_rich": linked & (np.nan_to_num(outliers) > 0.25),
             "excess_noise": linked & (total > 4.0 * usual),
@@ -213,12 +246,12 @@ def _stars(
     problem: Problem, measurements: Measurements, solved: Solved, mag: Array, mag_err: Array,
     component: NDArray[np.int32], base: Array,
 ) -> pl.DataFrame:  # fmt: skip
-    fit = solved.fit
-    star = problem.graph.star()
+    fit, own = solved.fit, problem.own
+    star = problem.graph.star()[own]
     n_stars = fit.design.n_stars
-    n_used = np.diff(problem.graph.star_ptr)
-    chi2 = np.bincount(star, weights=fit.estimate.residual**2 / base, minlength=n_stars)
-    freedom = np.bincount(star, weights=1.0 - np.clip(fit.spread.prediction / base, 0, 1), minlength=n_stars)
+    n_used = np.bincount(star, minlength=n_stars)
+    chi2 = np.bincount(star, weights=fit.estimate.residual[own] ** 2 / base[own], minlength=n_stars)
+    freedom = np.bincount(star, weights=1.0 - np.clip(fit.spread.prediction / base, 0, 1)[own], minlength=n_stars)
     variable = np.where(n_used > 1, fit.weighted.variable, np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         chi2_dof = np.where(n_used > 1, chi2 / freedom, np.nan)
@@ -271,14 +304,16 @@ def _model(problem: Problem, measurements: Measurements, solved: Solved) -> dict
         learned["single_star_share"] = float(terms.response.shares[0])
     if terms.levels is not None:
         learned |= {"night_level_mag": terms.levels.level.scale**0.5, "night_slope_mag": terms.levels.slope.scale**0.5}
+    bands = problem.bands[: len(problem.bands) - problem.n_catalogue]  # the catalogues' noise is told by component
     return {
         "field": None if problem.field is None or fit.design.degree == 0 else problem.field.to_json(),
         "detectors": detectors,
         "seeing_scale": None if fit.design.star_block == 1 else list(problem.seeing_scale or ()),
-        "floor_mag": {b: float(np.sqrt(f)) for b, f in zip(problem.bands, noise.floor, strict=True)},
-        "error_scale": {b: float(np.sqrt(c)) for b, c in zip(problem.bands, noise.survey_scale2, strict=True)},
+        "floor_mag": {b: float(np.sqrt(f)) for b, f in zip(bands, noise.floor, strict=False)},
+        "error_scale": {b: float(np.sqrt(c)) for b, c in zip(bands, noise.survey_scale2, strict=False)},
         "student_dof": noise.dof if np.isfinite(noise.dof) else None,
         "variable_share": float(1.0 - noise.shares[0]) if np.isfinite(noise.dof) else None,
+        "error_flux_coupling": fit.error_coupling,
         "surface_degree": fit.design.degree,
         "seeing_response": fit.design.star_block == 2,
         "learned": learned,
@@ -304,9 +339,9 @@ def _measurements(
         out.calibrated_mag_err[part] = err
         out.residual[part] = value - mag[star]
     row = problem.input_row
-    out.weight[row] = per["weight"]
-    out.outlier_probability[row] = per["outlier"]
-    solvable = np.isfinite(calibrator.zeropoint)[problem.graph.exposure]
+    out.weight[row] = per["weight"][problem.own]
+    out.outlier_probability[row] = per["outlier"][problem.own]
+    solvable = np.isfinite(calibrator.zeropoint)[problem.graph.exposure[problem.own]]
     out.used[row] = solvable
     out.weight[row[~solvable]] = 0.0
     return out
@@ -318,9 +353,9 @@ def _limiting_mag(problem: Problem, measurements: Measurements, zeropoints: pl.D
     Under the sky's noise err grows as 10^(0.4 m); brighter stars are noisier than that says, so the upper decile of what the
     single measurements give is the faint stars' answer.
     """
-    node = problem.graph.exposure
+    node = problem.graph.exposure[problem.own]
     scale = zeropoints["error_scale"].to_numpy()[node]
-    depth = problem.m + 2.5 * np.log10(FIVE_SIGMA / (scale * problem.err))
+    depth = problem.m[problem.own] + 2.5 * np.log10(FIVE_SIGMA / (scale * problem.err[problem.own]))
     frame = pl.DataFrame({"node": node, "v": depth}).group_by("node").agg(pl.col("v").quantile(0.9))
     out = np.full(n, np.nan)
     out[frame["node"].to_numpy()] = frame["v"].to_numpy()
@@ -332,7 +367,8 @@ def _components(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     stars = np.bincount(star_component[star_component >= 0], minlength=top.n_components)
     band = np.zeros(top.n_components, np.int32)
-    band[top.component] = problem.band
+    band[top.component[: problem.n_exposures]] = problem.band[: problem.n_exposures]
+    size = np.bincount(top.component[: problem.n_exposures], minlength=top.n_components)
     rows: list[dict[str, Any]] = []
     for c in range(top.n_components):
         anchored = bool(anchors.anchored[c])
@@ -340,7 +376,7 @@ def _components(
             "component": c,
             "band": problem.bands[band[c]],
             "anchored": anchored,
-            "n_exposures": int(top.size[c]),
+            "n_exposures": int(size[c]),
             "n_stars": int(stars[c]),
             "gauge": "reference stars"
             if anchored
@@ -359,7 +395,7 @@ def _components(
                 "n_discrepant_reference": int((np.abs(anchors.tension[inside]) > 4.0).sum()),
             }
         rows.append(row)
-    linked = [r for r in rows if r["n_exposures"] > 1]
+    linked = [r for r in rows if r["n_exposures"] > 1 or r["anchored"]]
     warnings = []
     lonely = len(rows) - len(linked)
     if lonely:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from calib.model.errors import freed_errors
 from calib.model.noise import NoiseModel, Weighted, weigh
 from calib.solve.border import Border
 from calib.solve.design import Design
@@ -15,6 +16,10 @@ from calib.solve.normal import Estimate, NormalEquations, Prior, Spread, Topolog
 from calib.solve.terms import Terms
 
 Array = NDArray[np.float64]
+
+
+FREEING_PASSES = (2, 4, 7)
+"""Passes after which reported errors are freed anew from their own noise."""
 
 
 @dataclass
@@ -26,6 +31,8 @@ class RobustFit:
     terms: Terms
     prior: Prior
     weighted: Weighted
+    err: NDArray[np.float32]
+    error_coupling: float
     equations: NormalEquations
     estimate: Estimate
     spread: Spread
@@ -113,6 +120,7 @@ def fit(
     prior = terms.prior(design)
     # the first weights: residuals of the start, whose predictions' variance is not known yet
     weighted = weigh(noise, star_ptr, node, err, start.residual**2)
+    reported, coupling = err, 0.0
     before: Array | None = None
     change = moved = np.inf
     converged = False
@@ -129,9 +137,11 @@ def fit(
         if progress:
             progress(n_pass, change)
         terms.observe(design, estimate, spread)
-        if change < tolerance and moved < 0.05:
+        if change < tolerance and moved < 0.05 and n_pass > FREEING_PASSES[-1]:
             converged = True
             break
+        if n_pass in FREEING_PASSES:
+            err, coupling = freed_errors(node, m, reported, estimate.residual, design.n_nodes)
         d2 = estimate.residual**2 + spread.prediction
         weighted = weigh(noise, star_ptr, node, err, d2, fit_dof=learn and n_pass % 2 == 0)
         if learn:
@@ -139,7 +149,7 @@ def fit(
         prior = terms.prior(design)
     evidence = _evidence(design, noise, terms, equations, estimate, err)
     return RobustFit(
-        design, noise, terms, prior, weighted, equations, estimate, spread, evidence, n_pass, converged, change
+        design, noise, terms, prior, weighted, err, coupling, equations, estimate, spread, evidence, n_pass, converged, change
     )
 
 
