@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from calib.config import Config
+from calib.model.catalogue import with_catalogue
 from calib.model.problem import Problem
 from calib.outcome import outcome
 from calib.solution import Solution
@@ -69,6 +70,8 @@ def calibrate(
         raise InputError(
             f"{_label(measurements)}: none of {len(measurements)} rows can be used: {_reasons(measurements)}"
         )
+    if references is not None and config.extinction == "on":
+        problem = with_catalogue(problem, references.frame)
     clock("graph")
     solved, scores, why = _solve(problem, config, progress, clock)
     method = why["method"]

@@ -19,7 +19,8 @@ class Flag:
 
 FLAGS: tuple[Flag, ...] = (
     Flag("no_measurements", "no measurement of the exposure could be used; zeropoint is NaN"),
-    Flag("isolated", "shares no star with any other exposure; zeropoint is NaN"),
+    Flag("isolated", "shares no star with any other exposure and holds no reference star; zeropoint is NaN"),
+    Flag("reference_only", "shares no star with any other exposure; reference stars alone fix its zeropoint"),
     Flag("few_stars", "fewer than five stars tie it to the rest"),
     Flag("outlier_rich", "more than a quarter of its measurements are probable outliers"),
     Flag("excess_noise", "its noise is more than twice what the reported errors and the survey's floor explain"),

@@ -54,6 +54,8 @@ class Problem:
         (E,), NaN where unknown; None when no airmass is known.
     log_seeing
         (E,), logarithm of the seeing over its median; 0 where unknown.
+    n_catalogue
+        Nodes at the end that are no exposures but catalogues of reference stars (`calib.model.catalogue`).
     """
 
     graph: MeasurementGraph
@@ -73,6 +75,7 @@ class Problem:
     seeing_scale: tuple[float, float] | None
     airmass: Array | None
     log_seeing: Array
+    n_catalogue: int = 0
 
     @classmethod
     def of(cls, measurements: Measurements, config: Config) -> Problem:
@@ -102,14 +105,25 @@ class Problem:
         )  # fmt: skip
 
     @property
+    def n_exposures(self) -> int:
+        """Number of nodes that are exposures."""
+        return self.graph.n_exposures - self.n_catalogue
+
+    @property
+    def own(self) -> slice | NDArray[np.bool_]:
+        """Which of the sorted arrays' rows are measurements: all but the catalogue's."""
+        return self.graph.exposure < self.n_exposures if self.n_catalogue else slice(None)
+
+    @property
     def centre(self) -> Array:
         """(6,), mean of the surface's basis over the field."""
         return np.zeros(6) if self.field is None else np.asarray(self.field.centre)
 
     @property
     def input_row(self) -> NDArray[np.integer]:
-        """Input row of each measurement of the sorted arrays, (n,)."""
-        return self.graph.order if self.rows is None else self.rows[self.graph.order]
+        """Input row of each measurement of the sorted arrays, (n,), without the catalogue's."""
+        order = self.graph.order[self.own]
+        return order if self.rows is None else self.rows[order]
 
 
 def _number(

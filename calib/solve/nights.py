@@ -81,7 +81,7 @@ class NightLevels:
         node = np.flatnonzero(known)[inside].astype(np.int32)
         group = (np.cumsum(good) - 1)[which[inside]].astype(np.int32)
         group_band = keys[good, 0].astype(np.int32)
-        n_bands = int(band.max()) + 1
+        n_bands = int(group_band.max()) + 1
         self = cls(
             first, n_bands, int(good.sum()), node, group, group_band, airmass[node] - 1.0, log_seeing[node],
             np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, bool),
@@ -200,7 +200,8 @@ class LevelPriors:
     def quadratic(self, n_all: int) -> Quadratic:
         """The prior as a quadratic form over all n_all nodes and hubs."""
         h = self.levels
-        lam = np.full(h.node.size, 100.0) if self.jitter_precision is None else self.jitter_precision
+        # at first too loose to call an exposure's stars wrong: a cloud is seen in what they say
+        lam = np.ones(h.node.size) if self.jitter_precision is None else self.jitter_precision
         a, k, s = h.level(h.group), h.slope(h.group), h.band_hub(2, h.band[h.group])
         x, q, g = h.airmass, h.seeing, h.n_groups
         diagonal, rhs = np.zeros(n_all), np.zeros(n_all)
@@ -220,6 +221,8 @@ class LevelPriors:
         ):  # fmt: skip
             diagonal += np.bincount(hub, weights=value, minlength=n_all)
         bands = np.arange(h.n_bands, dtype=np.int32)
+        # a band without a night has a level that nothing speaks of
+        diagonal[h.band_hub(0, bands)] += np.bincount(h.band, minlength=h.n_bands) == 0
         mean, width = USUAL_EXTINCTION
         diagonal[h.band_hub(1, bands)] += 1.0 / width**2
         rhs[h.band_hub(1, bands)] += mean / width**2
