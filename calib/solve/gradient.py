@@ -85,7 +85,7 @@ class DifferentiableSolve:
             (E + H, K), precision (mag^-2) of a prior of each unknown and its mean (mag), beyond the fixed prior; none
             and zero when not given.
         star_precision
-            (S,), of the stars' responses to seeing, beyond the fixed prior.
+            (S,), of the stars' responses to seeing, beyond the fixed prior and about its mean.
 
         Returns
         -------
@@ -210,7 +210,10 @@ def _functions() -> tuple[Any, Any]:
             )  # fmt: skip
             q = along - np.nan_to_num(minus_q)
             stars = np.nan_to_num(stars) + own
-            of_response = -stars[:, 1] * ctx.stars[:, 1] if stars.shape[1] == 2 else np.zeros(stars.shape[0])
+            of_response = np.zeros(stars.shape[0])
+            if stars.shape[1] == 2:
+                expected = 0.0 if job.prior.star_mean is None else job.prior.star_mean
+                of_response = stars[:, 1] * (expected - ctx.stars[:, 1])
             grads = (q * ctx.residual, w * q, a * (mean - ctx.theta), precision * a, of_response)
             return None, *(like(g, t) for g, t in zip(grads, ctx.inputs, strict=True))
 

@@ -9,6 +9,8 @@ Packed symmetric star matrices are (S, 3): [0, 0], [0, 1], [1, 1]; with P = 1 on
 # (compiled kernels carry no types)
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -99,7 +101,9 @@ def right_hand_side(star_ptr, node, m, w, inv, xy, K, centre, P, h, out):
                 out[e, a] += t * p[a]
 
 
-def apply(star_ptr, node, w, inv, xy, K, centre, P, h, theta, out):
+def apply(
+    star_ptr: Any, node: Any, w: Any, inv: Any, xy: Any, K: int, centre: Any, P: int, h: Any, theta: Any, out: Any
+) -> None:
     # out (E, K) += L theta, without assembling L and without its precisions
     if K == 1 and P == 1:
         _apply_scalar(star_ptr, node, w, inv, theta, out)

@@ -81,7 +81,7 @@ def _make(
         held = rng.choice(n_nodes, 3, replace=False)
         diagonal[held, 0, 0] += 2000.0
         rhs[held, 0] += 2000.0 * rng.normal(0, 0.1, 3)
-    prior = Prior(diagonal, coupling, rhs, np.full(n_stars, 800.0))
+    prior = Prior(diagonal, coupling, rhs, np.full(n_stars, 800.0), rng.normal(0, 0.05, n_stars) if P == 2 else None)
     m = rng.normal(0, 0.3, n) + rng.normal(18, 1, n_stars)[graph.star()]
     return Problem(design, m, w, prior, Topology(design, border))
 
@@ -126,6 +126,8 @@ class Dense:
         self.H = A.T @ (w[:, None] * A) + Q
         q = np.zeros(A.shape[1])
         q[S * P :] = p.rhs.ravel()
+        if p.star_mean is not None:
+            q[np.arange(S) * 2 + 1] = p.star * p.star_mean
         self.C = np.linalg.pinv(self.H, rcond=1e-13, hermitian=True)
         self.x = self.C @ (A.T @ (w * problem.m) + q)
         # gauges: the constant of each component of more than one node, and its mean
