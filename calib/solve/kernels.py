@@ -102,7 +102,7 @@ def right_hand_side(star_ptr, node, m, w, inv, xy, K, centre, P, h, out):
 
 
 def apply(
-    star_ptr: Any, node: Any, w: Any, inv: Any, xy: Any, K: int, centre: Any, P: int, h: Any, theta: Any, out: Any
+    star_ptr: Any, node: Any, w: Any, inv: Any, xy: Any, K: Any, centre: Any, P: Any, h: Any, theta: Any, out: Any
 ) -> None:
     # out (E, K) += L theta, without assembling L and without its precisions
     if K == 1 and P == 1:

@@ -1,3 +1,5 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
+# (compiled kernels carry no types)
 """Approximate inverses of L, one for each engine; conjugate gradients do the rest.
 
 An exact factor is the best of them: one iteration, and a second that repairs its rounding.
@@ -9,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
@@ -97,6 +100,70 @@ def jacobi(system: System) -> Array:
     return _inverses(system.grounded)
 
 
+@njit(cache=True, nogil=True)
+def _useful(ptr, w, s):
+    # number of measurements with weight, or none when a star has but one
+    count = 0
+    for i in range(ptr[s], ptr[s + 1]):
+        count += w[i] > 0
+    return count if count > 1 else 0
+
+
+@njit(cache=True, nogil=True)
+def _count_useful(ptr, node, w, degree):
+    for s in range(ptr.size - 1):
+        if _useful(ptr, w, s) > 0:
+            for i in range(ptr[s], ptr[s + 1]):
+                degree[node[i]] += w[i] > 0
+
+
+@njit(cache=True, nogil=True)
+def _keep(ptr, node, w, wanted, probability):
+    # of each star, what the most needy of its nodes wants
+    for s in range(ptr.size - 1):
+        probability[s] = 0.0
+        if _useful(ptr, w, s) > 0:
+            for i in range(ptr[s], ptr[s + 1]):
+                if w[i] > 0:
+                    probability[s] = max(probability[s], wanted[node[i]])
+
+
+@njit(cache=True, nogil=True)
+def _positions(ptr, w, kept):
+    # the measurements with weight of the stars kept, and their star
+    n = 0
+    for s in range(kept.size):
+        if kept[s]:
+            n += _useful(ptr, w, s)
+    at = np.empty(n, np.int64)
+    star = np.empty(n, np.int64)
+    n = 0
+    for s in range(kept.size):
+        if kept[s] and _useful(ptr, w, s) > 0:
+            for i in range(ptr[s], ptr[s + 1]):
+                if w[i] > 0:
+                    at[n] = i
+                    star[n] = s
+                    n += 1
+    return at, star
+
+
+@njit(cache=True, nogil=True)
+def _joining(ptr, node, w, label):
+    # stars whose measurements lie in more than one component
+    out = np.zeros(ptr.size - 1, np.bool_)
+    for s in range(ptr.size - 1):
+        first = -1
+        for i in range(ptr[s], ptr[s + 1]):
+            if w[i] > 0:
+                if first < 0:
+                    first = label[node[i]]
+                elif label[node[i]] != first:
+                    out[s] = True
+                    break
+    return out
+
+
 def sampled(system: System, seed: int = 0) -> Factor | None:
     """Cholesky factor of a Laplacian of fewer stars, spectrally close to the whole and cheap to assemble.
 
@@ -108,32 +175,25 @@ def sampled(system: System, seed: int = 0) -> Factor | None:
     """
     eq = system.equations
     design, graph, rng = eq.design, eq.design.graph, np.random.default_rng(seed)
-    node, visits = graph.exposure, np.diff(graph.star_ptr)
-    useful = np.repeat(visits > 1, visits) & (eq.w > 0)
-    degree = np.bincount(node[useful], minlength=design.n_nodes)
-    wanted = np.minimum(SAMPLED_PER_NODE / np.maximum(degree, 1), 1.0)[node]
-    keep_star = np.zeros(design.n_stars)
-    occupied = visits > 0
-    if occupied.any():
-        keep_star[occupied] = np.maximum.reduceat(np.where(useful, wanted, 0.0), graph.star_ptr[:-1][occupied])
+    ptr, node = graph.star_ptr, graph.exposure
+    degree = np.zeros(design.n_nodes)
+    _count_useful(ptr, node, eq.w, degree)
+    keep_star = np.empty(design.n_stars)
+    _keep(ptr, node, eq.w, np.minimum(SAMPLED_PER_NODE / np.maximum(degree, 1.0), 1.0), keep_star)
     kept = rng.random(design.n_stars) < keep_star
+    at, star = _positions(ptr, eq.w, kept)
     # stars that alone join what the others leave apart are kept too
-    while occupied.any():
-        seen = np.repeat(kept, visits) & useful
-        ptr = np.concatenate([[0], np.cumsum(seen)])[graph.star_ptr]
-        label = label_runs(ptr, node[seen], False, design.n_nodes)[node]
-        low = np.minimum.reduceat(np.where(useful, label, design.n_nodes), graph.star_ptr[:-1][occupied])
-        high = np.maximum.reduceat(np.where(useful, label, -1), graph.star_ptr[:-1][occupied])
-        joins = np.flatnonzero(occupied)[low < high]
-        if joins.size == 0:
+    while at.size:
+        runs = np.flatnonzero(np.concatenate([[True], np.diff(star) != 0, [True]]))
+        joins = _joining(ptr, node, eq.w, label_runs(runs, node[at], False, design.n_nodes))
+        if not joins.any():
             break
-        kept[joins] = True
+        kept |= joins
         keep_star[joins] = 1.0
-    at = np.flatnonzero(np.repeat(kept, visits) & useful)
-    star = graph.star()[at]
+        at, star = _positions(ptr, eq.w, kept)
     # groups of a few visits: pseudo-stars, weighed so that the expected link is the star's
     order = np.lexsort((rng.random(at.size), star))
-    at, star = at[order], star[order]
+    at = at[order]
     first = np.searchsorted(star, star)
     count = np.searchsorted(star, star, side="right") - first
     n_groups = np.maximum(count // CLIQUE, 1)
