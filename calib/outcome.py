@@ -82,6 +82,7 @@ def outcome(problem: Problem, measurements: Measurements, solved: Solved, refere
     mag = mag + np.where(star_component >= 0, anchors.offset[star_component], 0.0)
     grow2 = solved.inflation**2
     z_variance = np.maximum(spread.node[:n_nodes, 0, 0], 0.0) * grow2[top.component] + anchors.variance[top.component]
+    z_variance += _common_response_variance(problem, solved)
     z_err = np.where(linked, np.sqrt(z_variance), np.nan)
     star_variance = np.maximum(spread.star[:, 0], 0.0)
     at = np.maximum(star_component, 0)
@@ -149,6 +150,15 @@ def _anchored_by_catalogue(problem: Problem, solved: Solved) -> tuple[Anchors, A
     nothing = np.zeros(top.n_components)
     anchors = Anchors(offset, anchored, nothing, np.zeros(fit.design.n_stars), scatter, tension)
     return anchors, equations.spread(functional)
+
+
+def _common_response_variance(problem: Problem, solved: Solved) -> Array:
+    """(E,), what blends too faint to be seen one by one may do to the zero-points of good and bad seeing, mag^2."""
+    prior, top = solved.fit.terms.response, solved.equations.topology
+    if prior is None or problem.response is None:
+        return np.zeros(top.component.size)
+    mean = np.bincount(top.component, weights=problem.response, minlength=top.n_components) / top.size
+    return np.asarray((prior.common_error * (problem.response - mean[top.component])) ** 2)
 
 
 def _per_measurement_noise(problem: Problem, solved: Solved) -> tuple[dict[str, Array], Array]:

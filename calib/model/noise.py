@@ -25,8 +25,8 @@ DOF_GRID = np.array([1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 25.0, 50.0])
 """Degrees of freedom tried for the Student-t."""
 SCALE_STRENGTH = 40.0
 """Measurements' worth of belief that an exposure's error scale is the survey's."""
-EXCESS_STRENGTH = 4.0
-"""Measurements' worth of belief that an exposure's excess variance is the survey's."""
+EXCESS_GRID = np.concatenate([[0.0], (0.002 * 2.0 ** np.arange(8)) ** 2])
+"""v_e in mag^2: none, then 2 mmag to 0.26 mag in steps of two."""
 TINY = 1e-10
 """Variance, mag^2, below which a part counts as absent (0.01 mmag)."""
 
@@ -43,12 +43,12 @@ class NoiseModel:
         (B,), f^2 of each band.
     band
         int (E,), each node's band.
-    survey_scale2, survey_excess
-        (B,), what c_e^2 and v_e shrink to.
+    survey_scale2
+        (B,), what c_e^2 shrinks to.
     dof
         Degrees of freedom of the Student-t.
-    shares
-        Learned shares of the variability grid.
+    shares, excess_shares
+        Learned shares of the grids of variability and of excess.
     """
 
     error_scale2: Array
@@ -56,9 +56,9 @@ class NoiseModel:
     floor: Array
     band: NDArray[np.int32]
     survey_scale2: Array
-    survey_excess: Array
     dof: float = 4.0
     shares: Array = field(default_factory=lambda: np.r_[0.9, np.full(VARIABILITY_GRID.size - 1, 0.1 / 9)])
+    excess_shares: Array = field(default_factory=lambda: np.full(EXCESS_GRID.size, 1.0 / EXCESS_GRID.size))
 
     @classmethod
     def start(cls, band: NDArray[np.int32], scale2: Array, floor: float = 0.004) -> NoiseModel:
@@ -70,20 +70,21 @@ class NoiseModel:
             floor=np.full(n_bands, floor**2),
             band=band,
             survey_scale2=scale2.copy(),
-            survey_excess=np.full(n_bands, 1e-6),
         )
 
     def copy(self) -> NoiseModel:
         """An independent copy."""
-        arrays = (self.error_scale2, self.excess, self.floor, self.band, self.survey_scale2, self.survey_excess)
-        return NoiseModel(*(a.copy() for a in arrays), dof=self.dof, shares=self.shares.copy())
+        arrays = (self.error_scale2, self.excess, self.floor, self.band, self.survey_scale2)
+        return NoiseModel(
+            *(a.copy() for a in arrays), dof=self.dof, shares=self.shares.copy(), excess_shares=self.excess_shares.copy()
+        )
 
     def spread_over(self, band: NDArray[np.int32]) -> NoiseModel:
         """The survey's values for other nodes of the same bands."""
         fresh = NoiseModel.start(band, self.survey_scale2)
         fresh.floor, fresh.dof, fresh.shares = self.floor.copy(), self.dof, self.shares.copy()
-        fresh.survey_excess = self.survey_excess.copy()
-        fresh.excess = self.survey_excess[band].copy()
+        fresh.excess_shares = self.excess_shares.copy()
+        fresh.excess[:] = float((self.excess_shares * EXCESS_GRID).sum())
         return fresh
 
     def base(self, node: NDArray[np.int32], err: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -112,14 +113,13 @@ class NoiseModel:
             f * np.exp(_step(pooled(sums.score_one - sums.rate_one) * f, loss * f**2 * pooled(sums.information_one))),
             TINY,
         )
-        v, t = self.excess, self.survey_excess[band]
-        step = _step(
-            v * (sums.score_one - sums.rate_one) + EXCESS_STRENGTH * (t / v - 1.0),
-            loss * v**2 * sums.information_one + EXCESS_STRENGTH * t / v,
-        )
-        self.excess = np.maximum(v * np.exp(step), TINY)
-        n = np.bincount(band, minlength=n_bands)
-        self.survey_excess = np.maximum(n / np.maximum(pooled(1.0 / self.excess), 1e-300), TINY)
+        if sums.excess_likelihood is not None:
+            posterior = sums.excess_likelihood + np.log(self.excess_shares)
+            posterior = np.exp(posterior - posterior.max(axis=1, keepdims=True))
+            posterior /= posterior.sum(axis=1, keepdims=True)
+            self.excess = posterior @ EXCESS_GRID
+            counts = posterior[sums.count > 0].sum(0) + 0.1
+            self.excess_shares = counts / counts.sum()
         self.shares = sums.shares / sums.shares.sum()
         if sums.dof_likelihood is not None:
             self.dof = float(DOF_GRID[np.argmax(sums.dof_likelihood)])
@@ -150,6 +150,7 @@ class NodeSums:
     shares: Array
     dof_likelihood: Array | None
     log_likelihood: float
+    excess_likelihood: Array | None = None
 
 
 @njit(cache=True, nogil=True)
@@ -232,6 +233,18 @@ def _weigh(star_ptr, node, err, base, d2, dof, norm, grid, log_shares, w, variab
 
 
 @njit(cache=True, nogil=True)
+def _excess_likelihood(star_ptr, node, base, excess, d2, u_mean, dof, grid, out):
+    # out (E, G): log likelihood of every value of v_e
+    for s in range(star_ptr.size - 1):
+        for i in range(star_ptr[s], star_ptr[s + 1]):
+            e = node[i]
+            rest = np.float64(base[i]) - excess[e] + u_mean[s]
+            for k in range(grid.size):
+                s2 = rest + grid[k]
+                out[e, k] += 0.5 * dof * np.log(s2) - 0.5 * (dof + 1.0) * np.log(s2 + d2[i] / dof)
+
+
+@njit(cache=True, nogil=True)
 def _dof_likelihood(star_ptr, base, d2, u_mean, grid, norms, step):
     out = np.zeros(grid.size)
     for s in range(0, star_ptr.size - 1, step):
@@ -264,6 +277,7 @@ def weigh(
     squared_residual: Array,
     *,
     fit_dof: bool = False,
+    fit_excess: bool = False,
 ) -> Weighted:
     """Expected weights under the model, and the sums its update needs.
 
@@ -273,6 +287,8 @@ def weigh(
         (n,), r^2 + Var(prediction), mag^2.
     fit_dof
         Whether the likelihood on the grid of degrees of freedom is wanted too.
+    fit_excess
+        Whether that of every node's excess is.
     """
     n_nodes, n_stars = model.band.size, star_ptr.size - 1
     base = model.base(node, err)
@@ -289,4 +305,11 @@ def weigh(
         step = max(1, node.size // 300_000)
         norms = np.array([_t_norm(x) for x in DOF_GRID])
         dof = _dof_likelihood(star_ptr, base, squared_residual, u, DOF_GRID, norms, step)
-    return Weighted(w, variable, u, NodeSums(*sums.T, shares=shares, dof_likelihood=dof, log_likelihood=log_likelihood))
+    excess = None
+    if fit_excess:
+        excess = np.zeros((n_nodes, EXCESS_GRID.size))
+        _excess_likelihood(star_ptr, node, base, model.excess, squared_residual, u, model.dof, EXCESS_GRID, excess)
+    found = NodeSums(
+        *sums.T, shares=shares, dof_likelihood=dof, log_likelihood=log_likelihood, excess_likelihood=excess
+    )
+    return Weighted(w, variable, u, found)

@@ -82,7 +82,7 @@ def solve_wls(problem: Problem, config: Config, progress: Progress | None = None
     estimate, spread = equations.estimate(), equations.spread()
     n_bands = len(problem.bands)
     noise = NoiseModel.start(problem.band, np.ones(n_bands), floor=0.0)
-    noise.excess[:], noise.survey_excess[:], noise.dof = 0.0, 0.0, np.inf
+    noise.excess[:], noise.dof = 0.0, np.inf
     nothing = np.zeros(design.n_stars)
     sums = NodeSums(*(np.zeros(design.n_nodes),) * 7, shares=noise.shares, dof_likelihood=None, log_likelihood=np.nan)
     border = Border.of(problem, surfaces=False, levels=False)

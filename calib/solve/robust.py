@@ -143,7 +143,7 @@ def fit(
         if n_pass in FREEING_PASSES:
             err, coupling = freed_errors(node, m, reported, estimate.residual, design.n_nodes)
         d2 = estimate.residual**2 + spread.prediction
-        weighted = weigh(noise, star_ptr, node, err, d2, fit_dof=learn and n_pass % 2 == 0)
+        weighted = weigh(noise, star_ptr, node, err, d2, fit_dof=learn and n_pass % 2 == 0, fit_excess=learn)
         if learn:
             moved = max(noise.update(weighted.sums), terms.update(topology.degree))
         prior = terms.prior(design)
