@@ -77,10 +77,8 @@ def multigrid(system: System) -> Preconditioner:
     top = system.equations.topology
     n, K = system.shape
     blocks = system.equations.blocks[1]
-    # the full matrix, not the grounded one: its constant is what interpolation must keep
-    z = _scalar_matrix(
-        np.where(system.empty[:, :1, None], 1.0, system.diagonal[:, :1, :1]), blocks[:, :1, :1], top.indptr, top.indices
-    )
+    # grounded: the coarsest level is then regular, where a pseudo-inverse would have to guess which modes are free
+    z = _scalar_matrix(system.grounded[:, :1, :1], blocks[:, :1, :1], top.indptr, top.indices)
     levels = ruge_stuben_solver(z, max_coarse=200, coarse_solver="pinv")
     cycle = levels.aspreconditioner(cycle="V")
     rest = _inverses(system.grounded[:, 1:, 1:]) if K > 1 else None

@@ -163,7 +163,7 @@ def _strip(n_nodes=400, seed=0, faint=5):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_bridge_is_solved_to_its_sigma(engine):
-    equations = _strip()
+    equations = _strip(4000)
     exact = System(equations)
     theta = exact.centred(exact.factor.solve(exact.consistent(equations.rhs)))
     sigma = np.sqrt(equations.spread().node[:, 0, 0])
