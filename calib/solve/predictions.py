@@ -2,8 +2,8 @@
 # (compiled kernels carry no types)
 """Variances of predictions and of stars, from the covariance of the nodes on the pattern of L.
 
-With ``b_j = w_j D_s^-1 u_j`` a star is ``sum_j b_j (m_j + phi_j . theta)``, so all that a prediction ``u . star - phi . theta``
-needs is ``G_ij = phi_i' C phi_j`` between measurements of one star: the same pairs as in assembly, and the same walk.
+With ``b_j = w_j D_s^-1 u_j`` a star is ``sum_j b_j (m_j + phi_j . theta)``, so all that a prediction needs is
+``G_ij = phi_i' C phi_j`` between measurements of one star: the same pairs as in assembly, and the same walk.
 """
 
 from __future__ import annotations
@@ -95,10 +95,7 @@ def _pairs(marked, node_ptr, slot, b, places, K, centre, P, indptr, indices, var
                 f = marked[j]
                 to = f if f >= 0 else ~f
                 pj = _basis(places, j, K, centre)
-                if to == e:
-                    g = _form(var_diagonal, e, K, pi, pj)
-                else:
-                    g = _form(var_blocks, place[to], K, pi, pj)
+                g = _form(var_diagonal, e, K, pi, pj) if to == e else _form(var_blocks, place[to], K, pi, pj)
                 q0 += b[j, 0] * g
                 q[j, 0] += bi0 * g
                 if P == 2:
@@ -225,7 +222,5 @@ def prediction_variance(
         _pairs_scalar(*rows, *pattern)
     else:
         _pairs(*rows, places, K, centre, P, *pattern)
-    _collect(
-        *runs, node, star_inverse, places, K, centre, P, response, gauge, b, own, q, variance, star, star_gauge
-    )
+    _collect(*runs, node, star_inverse, places, K, centre, P, response, gauge, b, own, q, variance, star, star_gauge)
     return variance, star, star_gauge
