@@ -60,7 +60,7 @@ class Outcome:
 def outcome(problem: Problem, measurements: Measurements, solved: Solved, reference: pl.DataFrame | None) -> Outcome:
     """All tables of a solution, anchored where reference stars allow."""
     fit, top = solved.fit, solved.equations.topology
-    n_nodes, n_stars = fit.design.n_nodes, fit.design.n_stars
+    n_nodes = fit.design.n_nodes
     star_ptr, node = problem.graph.star_ptr, problem.graph.exposure
     n_used = np.diff(star_ptr)
     star_component = np.where(n_used > 0, top.component[node[np.minimum(star_ptr[:-1], max(node.size - 1, 0))]], -1)
@@ -223,8 +223,9 @@ def _zeropoints(
         slope = np.full(n, np.nan)
         slope[levels.node] = fit.estimate.theta[levels.slope(levels.group), 0]
         columns["extinction_coefficient"] = slope
-    drop = [c for c in ("night",) if c in problem.nodes.columns]
-    given = [c for c in ("mjd", "airmass", "seeing", "sky", "exptime", "ra", "dec") if c in problem.nodes.columns]
+    drop: list[str] = [c for c in ("night",) if c in problem.nodes.columns]
+    conditions = ("mjd", "airmass", "seeing", "sky", "exptime", "ra", "dec")
+    given: list[str] = [c for c in conditions if c in problem.nodes.columns]
     empty = [c for c in given if problem.nodes[c].null_count() == problem.nodes.height]
     return problem.nodes.drop(drop + empty).with_columns(
         pl.col("band").cast(pl.String), *(pl.Series(k, v) for k, v in columns.items())
@@ -360,8 +361,8 @@ def _measurements(
 def _limiting_mag(problem: Problem, measurements: Measurements, zeropoints: pl.DataFrame, n: int) -> pl.Series:
     """Calibrated magnitude at which a star's error is `FIVE_SIGMA`.
 
-    Under the sky's noise err grows as 10^(0.4 m); brighter stars are noisier than that says, so the upper decile of what the
-    single measurements give is the faint stars' answer.
+    Under the sky's noise err grows as 10^(0.4 m); brighter stars are noisier than that says, so the upper decile of
+    what the single measurements give is the faint stars' answer.
     """
     node = problem.graph.exposure[problem.own]
     scale = zeropoints["error_scale"].to_numpy()[node]
@@ -441,7 +442,7 @@ def _terms(problem: Problem, solved: Solved, anchors: Anchors) -> pl.DataFrame:
     variance = solved.spread.node[:, 0, 0]
     night = problem.night
     assert night is not None
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     first = np.unique(levels.group, return_index=True)[1]
     for g in range(levels.n_groups):
         hub = int(levels.slope(np.array([g]))[0])

@@ -79,7 +79,7 @@ def anchor(
         offset, scatter2, omega = robust_mean(gap, variance)
         result.offset[c], result.anchored[c], result.scatter[c] = offset, True, np.sqrt(scatter2)
         result.weight[at] = omega
-        # own errors, enlarged where the references scatter by more than they say; theirs and the stars' noise are both in
+        # own errors, enlarged where references scatter by more than they say; theirs and the stars' noise are both in
         information = (DOF + 1.0) / (DOF + 3.0) if at.size > 2 else 1.0
         result.variance[c] = float((omega**2 * (variance + scatter2)).sum()) / information
         result.tension[at] = (gap - offset) / np.sqrt(variance + scatter2)

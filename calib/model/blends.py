@@ -1,9 +1,10 @@
 """Stars' responses to seeing: most have none, some are blended, and blends go one way.
 
-A neighbour's light enters the aperture as seeing worsens, so blended stars brighten together, and a mean response of all
-stars cannot be told from the zero-points of bad nights. What can is its shape: a spike of single stars at zero and tails.
-The prior of b_s is that mixture, a narrow normal and exponentials of either sign, its shares learned from all stars; each
-star's share in the solve is the normal with the moments of its own posterior (expectation propagation, Minka 2001).
+A neighbour's light enters the aperture as seeing worsens, so blended stars brighten together, and a mean response of
+all stars cannot be told from the zero-points of bad nights. What can is its shape: a spike of single stars at zero and
+tails. The prior of b_s is that mixture, a narrow normal and exponentials of either sign, its shares learned from all
+stars; each star's share in the solve is the normal with the moments of its own posterior (expectation propagation,
+Minka 2001).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class BlendPrior:
     """
 
     n_stars: int
-    shares: Array = field(default_factory=lambda: np.r_[0.8, np.full(TAILS.size, 0.15 / TAILS.size), np.full(TAILS.size, 0.05 / TAILS.size)])
+    shares: Array = field(default_factory=lambda: np.r_[0.8, np.repeat([0.15, 0.05], TAILS.size) / TAILS.size])
     precision: Array = field(default_factory=lambda: np.zeros(0))
     mean: Array = field(default_factory=lambda: np.zeros(0))
     gain: float = 0.0

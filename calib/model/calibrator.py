@@ -74,8 +74,8 @@ class Calibrator:
     def __call__(self, frame: pl.DataFrame, node: NDArray[np.integer], response: Array) -> tuple[Array, Array]:
         """Calibrated magnitude and its standard error, mag, of every row; NaN where the node has no zero-point.
 
-        The error is that of the measurement under the noise model and that of the zero-point, in quadrature; the star's own
-        variability and the surface's error are not in it.
+        The error is that of the measurement under the noise model and that of the zero-point, in quadrature; the star's
+        own variability and the surface's error are not in it.
 
         Parameters
         ----------
@@ -114,4 +114,4 @@ class Calibrator:
             assert self.centre_dec is not None
             xy = field.on_sky(frame["ra"].to_numpy(), frame["dec"].to_numpy(), self.centre_ra[at], self.centre_dec[at])
         x, y = xy[:, 0].astype(float), xy[:, 1].astype(float)
-        return np.stack([x, y, x * x, x * y, y * y], 1) - np.asarray(field.centre)[1:]
+        return np.asarray(np.stack([x, y, x * x, x * y, y * y], 1) - np.asarray(field.centre)[1:])

@@ -2,8 +2,8 @@
 
 An error computed from the measured flux is smaller where noise made the star brighter, so weights prefer bright
 fluctuations, and shallow exposures come out too bright by about 2 sigma^2 (d ln sigma / dm), a millimagnitude or more.
-Where the reported errors are seen to follow residuals as the exposure's error curve says, they are moved along the curve
-to the magnitude that the star should have had.
+Where the reported errors are seen to follow residuals as the exposure's error curve says, they are moved along the
+curve to the magnitude that the star should have had.
 """
 
 from __future__ import annotations

@@ -1,15 +1,18 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
+# (compiled kernels carry no types)
 """The noise model: Student-t with a variance of four parts, estimated by restricted maximum likelihood.
 
     scale_i^2 = c_e^2 sigma_i^2 + f^2 + v_e + u_s
 
-with c_e the error scale of the node, f a floor, v_e the node's excess variance and u_s the star's variability. Each part
-takes Fisher-scoring steps in its logarithm on expected squared residuals r^2 + Var(prediction), which makes the
-likelihood the restricted one (Patterson & Thompson 1971, Biometrika 58, 545). Stars'
-variabilities have no formula: u_s takes values on a grid whose shares are learned (empirical Bayes, Laird 1978).
+with c_e the error scale of the node, f a floor, v_e the node's excess variance and u_s the star's variability. The
+first two take Fisher-scoring steps in their logarithm on expected squared residuals r^2 + Var(prediction), which makes
+the likelihood the restricted one (Patterson & Thompson 1971, Biometrika 58, 545). Exposures' excess and stars'
+variability have no formula: each takes values on a grid whose shares are learned (empirical Bayes, Laird 1978).
 """
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from math import lgamma
 
@@ -74,10 +77,7 @@ class NoiseModel:
 
     def copy(self) -> NoiseModel:
         """An independent copy."""
-        arrays = (self.error_scale2, self.excess, self.floor, self.band, self.survey_scale2)
-        return NoiseModel(
-            *(a.copy() for a in arrays), dof=self.dof, shares=self.shares.copy(), excess_shares=self.excess_shares.copy()
-        )
+        return deepcopy(self)
 
     def spread_over(self, band: NDArray[np.int32]) -> NoiseModel:
         """The survey's values for other nodes of the same bands."""
@@ -89,15 +89,15 @@ class NoiseModel:
 
     def base(self, node: NDArray[np.int32], err: NDArray[np.float32]) -> NDArray[np.float32]:
         """c_e^2 sigma_i^2 + f^2 + v_e of every measurement, (n,)."""
-        return _base(node, err, self.error_scale2, self.floor[self.band] + self.excess)
+        return np.asarray(_base(node, err, self.error_scale2, self.floor[self.band] + self.excess), np.float32)
 
     def update(self, sums: NodeSums) -> float:
-        """One step of every part from the sums over measurements; returns the largest change of a survey's part, in log."""
+        """One step of every part from sums over measurements; returns the largest change of a survey's part, in log."""
         band, n_bands = self.band, self.floor.size
         loss = self.dof / (self.dof + 3.0)  # information of a Student-t on its scale, over a normal's
 
         def pooled(x: Array) -> Array:
-            return np.bincount(band, weights=x, minlength=n_bands)
+            return np.asarray(np.bincount(band, weights=x, minlength=n_bands), float)
 
         c2, s2 = self.error_scale2, self.survey_scale2
         belief = s2[band] / c2
@@ -309,7 +309,9 @@ def weigh(
     if fit_excess:
         excess = np.zeros((n_nodes, EXCESS_GRID.size))
         _excess_likelihood(star_ptr, node, base, model.excess, squared_residual, u, model.dof, EXCESS_GRID, excess)
+    score_sigma, rate_sigma, score_one, rate_one, information_sigma, information_one, count = sums.T
     found = NodeSums(
-        *sums.T, shares=shares, dof_likelihood=dof, log_likelihood=log_likelihood, excess_likelihood=excess
-    )
+        score_sigma, rate_sigma, score_one, rate_one, information_sigma, information_one, count,
+        shares, dof, log_likelihood, excess,
+    )  # fmt: skip
     return Weighted(w, variable, u, found)

@@ -2,7 +2,8 @@
 
 A group g of d coefficients (a node's plane, its quadratic, a star's response) is normal with variance S / lambda, and
 lambda is Gamma with mean one: a multivariate Student-t with scale S and nu degrees of freedom, learned from all groups
-(Liu & Rubin 1995, Statistica Sinica 5, 19) on expected squares, so that S is the restricted maximum likelihood. Where nothing varies S goes to zero and the term is gone; one cloudy exposure keeps its own.
+(Liu & Rubin 1995, Statistica Sinica 5, 19) on expected squares, so that S is the restricted maximum likelihood. Where
+nothing varies S goes to zero and the term is gone; one cloudy exposure keeps its own.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class GroupPrior:
 
     def log_density(self, square: Array) -> Array:
         """Log density of groups with these sums of squares."""
-        return self._log_density(square / self.scale, self.dof) - 0.5 * self.size * np.log(self.scale)
+        return np.asarray(self._log_density(square / self.scale, self.dof) - 0.5 * self.size * np.log(self.scale))
 
     def _log_density(self, z: Array, nu: float) -> Array:
         d = self.size

@@ -82,7 +82,9 @@ class Problem:
         """Number, sort and scale. Memory beyond the table: about 50 bytes a measurement."""
         frame = measurements.frame
         band_code = frame["band"].to_physical().to_numpy().astype(np.int32)
-        bands = [str(b) for b in frame["band"].dtype.categories]
+        kind = frame["band"].dtype
+        assert isinstance(kind, pl.Enum)
+        bands = [str(b) for b in kind.categories]
         star_code, stars = _number(frame, "star_id", band_code, bands)
         node_code, nodes = _nodes(frame, band_code, bands, measurements, config)
         usable = measurements.usable
@@ -158,7 +160,7 @@ def _nodes(
 def _places(
     frame: pl.DataFrame, nodes: pl.DataFrame, node: NDArray[np.int32], take: NDArray[np.integer], config: Config
 ) -> tuple[Field, Places] | tuple[None, None]:
-    """x, y on a single detector (or where each detector has its zero-point); else ra, dec about the exposure's centre."""
+    """x, y on one detector (or where each detector has its zero-point); else ra, dec about the exposure's centre."""
     has = frame.columns
     detector, n_detectors = None, 1
     if "detector" in has:

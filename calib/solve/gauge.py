@@ -61,7 +61,7 @@ def along_gauge(
         rhs[:n][mine] = functional[:n][mine]
         along[:n][mine] = factor.solve(rhs)[:n][mine]
     variance = np.bincount(component, weights=(along * functional)[:n].sum(1), minlength=n_components)
-    return along, variance
+    return along, np.asarray(variance, float)
 
 
 def star_functional(equations: Any, omega: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The methods of ``--method``: each takes a problem and gives zero-points with errors, the same way for half the stars."""
+"""The methods of ``--method``: each takes a problem, or half its stars, and gives zero-points with errors."""
 
 from __future__ import annotations
 
@@ -84,24 +84,24 @@ def solve_wls(problem: Problem, config: Config, progress: Progress | None = None
     noise = NoiseModel.start(problem.band, np.ones(n_bands), floor=0.0)
     noise.excess[:], noise.dof = 0.0, np.inf
     nothing = np.zeros(design.n_stars)
-    sums = NodeSums(*(np.zeros(design.n_nodes),) * 7, shares=noise.shares, dof_likelihood=None, log_likelihood=np.nan)
+    sums = NodeSums(*(np.zeros(design.n_nodes),) * 7, noise.shares, None, np.nan)
     border = Border.of(problem, surfaces=False, levels=False)
     found = RobustFit(
-        design, noise, Terms(design, border), Prior.none(design), Weighted(w, nothing, nothing, sums), problem.err, 0.0, equations,
-        estimate, spread, np.nan, 1, True, 0.0,
+        design, noise, Terms(design, border), Prior.none(design), Weighted(w, nothing, nothing, sums), problem.err, 0.0,
+        equations, estimate, spread, np.nan, 1, True, 0.0,
     )  # fmt: skip
     return _stated(found, [], config.seed)
 
 
 def _stated(found: RobustFit, trials: list[Trial], seed: int) -> Solved:
-    """Errors with the information that the weights cost, enlarged where stars' residuals say that they are too small."""
+    """Errors with the information that weights cost, enlarged where stars' residuals say that they are too small."""
     equations, spread = stated_spread(found)
     top, n = equations.topology, found.design.n_nodes
     inflation, ratio = np.ones(top.n_components), float("nan")
     variance = spread.node[:n, 0, 0]
     compared = (top.size[top.component] > 1) & (variance > 0)
     if compared.any():
-        drawn = wild_bootstrap(equations, found.estimate, spread, found.equations.w, seed)
+        drawn = wild_bootstrap(equations, found.estimate, spread, np.asarray(found.equations.w, float), seed)
         ratios = drawn[compared] / variance[compared]
         ratio = float(np.median(ratios))
         for c in np.unique(top.component[compared]):

@@ -4,8 +4,8 @@
     a_night ~ t(a_band, S_a),  k_night ~ t(k_band, S_k)
 
 with X the airmass and q the logarithm of the seeing (light lost from an aperture). A photometric night has a small
-scatter and ties its exposures even where they share no star; a cloudy one has a large scatter and ties nothing. Which is
-which is the posterior over a grid of scatters whose shares are learned; nothing is listed by hand.
+scatter and ties its exposures even where they share no star; a cloudy one has a large scatter and ties nothing. Which
+is which is the posterior over a grid of scatters whose shares are learned; nothing is listed by hand.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class NightLevels:
 
 @dataclass
 class Quadratic:
-    """Sparse quadratic form in the first coefficients: precision added to hubs' and nodes' diagonals, pairs, and rhs."""
+    """Sparse quadratic form in the first coefficients: precisions on the diagonal of nodes and hubs, of pairs, rhs."""
 
     diagonal: Array
     pair: Array
@@ -209,7 +209,7 @@ class LevelPriors:
             diagonal += np.bincount(hub, weights=lam * c**2, minlength=n_all)
 
         def grouped(values: Array) -> Array:
-            return np.bincount(h.group, weights=values, minlength=g)
+            return np.asarray(np.bincount(h.group, weights=values, minlength=g), float)
 
         groups = np.arange(g)
         if "level" in self.last:

@@ -25,8 +25,8 @@ def information_loss(noise: NoiseModel) -> float:
 def stated_spread(fit: RobustFit) -> tuple[NormalEquations, Spread]:
     """Variances with the weights that carry as much information as the Student-t does.
 
-    Expected weights say how to average; their inverse is too small a variance, by the factor above (Lange, Little & Taylor
-    1989, JASA 84, 881).
+    Expected weights say how to average; their inverse is too small a variance, by the factor above (Lange, Little &
+    Taylor 1989, JASA 84, 881).
     """
     loss = information_loss(fit.noise)
     if loss == 1.0:

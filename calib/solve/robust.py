@@ -149,8 +149,9 @@ def fit(
         prior = terms.prior(design)
     evidence = _evidence(design, noise, terms, equations, estimate, err)
     return RobustFit(
-        design, noise, terms, prior, weighted, err, coupling, equations, estimate, spread, evidence, n_pass, converged, change
-    )
+        design, noise, terms, prior, weighted, err, coupling, equations, estimate, spread, evidence, n_pass, converged,
+        change,
+    )  # fmt: skip
 
 
 def _evidence(

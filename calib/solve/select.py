@@ -67,8 +67,8 @@ def robust_fit(
 ) -> tuple[RobustFit, list[Trial]]:
     """The robust solve with the local terms that earn their place, and what was tried on the way.
 
-    Degrees are tried upwards while they gain; then the response to seeing. A survey of more than `TRIAL_MEASUREMENTS` tries
-    them on a part of itself.
+    Degrees are tried upwards while they gain; then the response to seeing. A survey of more than `TRIAL_MEASUREMENTS`
+    tries them on a part of itself.
     """
     part = problem if problem.m.size <= TRIAL_MEASUREMENTS else trial_part(problem, TRIAL_MEASUREMENTS)
     degrees, responses = candidates(problem, config)
