@@ -21,10 +21,12 @@ SPIKE = 3e-4
 """Standard deviation of a single star's response, mag per standard deviation of seeing."""
 TAILS = 0.004 * 4.0 ** np.arange(4)
 """Means of the exponentials, mag per standard deviation of seeing."""
-HIDDEN_SHARE = 0.12
+HIDDEN_SHARE = 0.25
 """Share of stars that may answer to seeing by as much as their noise hides: what a common response can amount to."""
 LEAST_PRECISION = 1e-3
 """Of a site over its cavity's: a bimodal posterior would ask for a negative one."""
+FAR = -50.0
+"""Standard deviations below zero beyond which moments of what is above are a series."""
 
 
 @dataclass
@@ -42,7 +44,7 @@ class BlendPrior:
     common_error
         Response common to all stars, mag per standard deviation of seeing, that blends below the noise of the
         best-measured quarter of stars may leave in zero-points: a systematic error of each, times its seeing's standard
-        score.
+        score. The geometric mean of what noise can hide and of the mean response that is seen.
     """
 
     n_stars: int
@@ -77,7 +79,10 @@ class BlendPrior:
         self.precision = precision
         self.mean = (mean * (1.0 / cavity_variance + precision) - cavity_mean / cavity_variance) / precision
         best = np.sort(np.sqrt(cavity_variance[at]))[: max(int(0.25 * at.sum()), 1)] if at.any() else np.zeros(1)
-        self.common_error = HIDDEN_SHARE * float(np.median(best))
+        hidden = HIDDEN_SHARE * float(np.median(best))
+        # how much light neighbours add at all is known from those that are seen: half-way, in ratio
+        seen = abs(float(np.average(mean[at], weights=1.0 / cavity_variance[at]))) if at.any() else 0.0
+        self.common_error = float(np.sqrt(hidden * min(seen, hidden)))
         none = -0.5 * (np.log(2 * np.pi * cavity_variance) + cavity_mean**2 / cavity_variance)
         self.gain = float((total - none)[informed].sum())
         counts = share[informed].sum(0) + np.r_[2.0, np.full(2 * TAILS.size, 0.1)]
@@ -94,8 +99,19 @@ class BlendPrior:
             x = sign * m
             a = (x - v / tau) / s
             tail = log_ndtr(a)
-            ratio = np.exp(-0.5 * a**2 - 0.5 * np.log(2 * np.pi) - tail)
+            first, second = _truncated(a, tail)
             log_z.append(np.log(self.shares[1 + k] / tau) - x / tau + 0.5 * v / tau**2 + tail)
-            means.append(sign * s * np.maximum(a + ratio, 0.0))
-            variances.append(v * np.clip(1.0 - a * ratio - ratio**2, 1e-6, 1.0))
+            means.append(sign * s * first)
+            variances.append(v * second)
         return np.stack(log_z, 1), np.stack(means, 1), np.stack(variances, 1)
+
+
+def _truncated(a: Array, log_cdf: Array) -> tuple[Array, Array]:
+    """Mean and variance of a normal of mean a and unit variance above zero, from ln of its share above zero."""
+    ratio = np.exp(-0.5 * a**2 - 0.5 * np.log(2 * np.pi) - log_cdf)
+    # where little is left above zero, what is left of the differences is rounding: Mills' series instead
+    far = a < FAR
+    x2 = np.where(far, a**2, 1.0)
+    mean = np.where(far, (1.0 - 2.0 / x2 + 10.0 / x2**2) / np.sqrt(x2), np.maximum(a + ratio, 0.0))
+    variance = np.where(far, (1.0 - 6.0 / x2 + 50.0 / x2**2) / x2, np.clip(1.0 - a * ratio - ratio**2, 1e-6, 1.0))
+    return mean, variance
