@@ -1,0 +1,203 @@
+"""The noise model against a plain computation of its Student-t mixture, and its variances against simulated truth."""
+
+import numpy as np
+import pytest
+from scipy.stats import t as student
+
+from calib.model.noise import DOF_GRID, EXCESS_GRID, VARIABILITY_GRID, NoiseModel, weigh
+
+
+def survey(seed=0, n_nodes=6, n_stars=25, most=9, bands=2):
+    """Sorted measurements of a small survey, some stars without any."""
+    rng = np.random.default_rng(seed)
+    visits = rng.integers(0, most, n_stars)
+    star_ptr = np.concatenate([[0], np.cumsum(visits)]).astype(np.int64)
+    node = rng.integers(0, n_nodes, star_ptr[-1]).astype(np.int32)
+    err = rng.uniform(0.005, 0.05, node.size).astype(np.float32)
+    model = NoiseModel(
+        error_scale2=rng.uniform(0.5, 3.0, n_nodes),
+        excess=rng.uniform(0, 1e-4, n_nodes),
+        floor=rng.uniform(1e-6, 1e-4, bands),
+        band=(np.arange(n_nodes) % bands).astype(np.int32),
+        survey_scale2=np.full(bands, 1.5),
+        dof=4.0,
+        shares=rng.dirichlet(np.ones(VARIABILITY_GRID.size)),
+        excess_shares=rng.dirichlet(np.ones(EXCESS_GRID.size)),
+    )
+    residual = rng.standard_t(4, node.size) * err * 2
+    return model, star_ptr, node, err, residual**2
+
+
+def variances(model, node, err):
+    return model.error_scale2[node] * err.astype(float) ** 2 + model.floor[model.band[node]] + model.excess[node]
+
+
+def oracle(model, star_ptr, node, err, d2):
+    """The mixture star by star, with scipy's Student-t."""
+    base, nu = variances(model, node, err), model.dof
+    S, E = star_ptr.size - 1, model.band.size
+    w, u, variable = np.zeros(node.size), np.zeros(S), np.full(S, 1 - model.shares[0])
+    sums, shares, total = np.zeros((7, E)), np.zeros(VARIABILITY_GRID.size), 0.0
+    for s in range(S):
+        at = np.arange(star_ptr[s], star_ptr[s + 1])
+        if not at.size:
+            continue
+        s2 = base[at, None] + VARIABILITY_GRID
+        joint = student.logpdf(np.sqrt(d2[at, None] / s2), nu) - 0.5 * np.log(s2)
+        joint = np.log(model.shares) + joint.sum(0)
+        evidence = np.logaddexp.reduce(joint)
+        p = np.exp(joint - evidence)
+        total += evidence
+        shares += p
+        variable[s], u[s] = 1 - p[0], p @ VARIABILITY_GRID
+        tau = (nu + 1) / (nu * s2 + d2[at, None])
+        w[at] = tau @ p
+        sigma2 = err[at].astype(float) ** 2
+        score, rate, info = (tau * d2[at, None] / s2) @ p, (1 / s2) @ p, (1 / s2**2) @ p
+        one = np.ones(at.size)
+        values = (sigma2 * score, sigma2 * rate, score, rate, sigma2**2 * info, info, one)
+        for row, value in zip(sums, values, strict=True):
+            np.add.at(row, node[at], value)
+    return w, variable, u, sums, shares, total
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_and_sums_are_those_of_the_mixture(seed):
+    given = survey(seed)
+    found = weigh(*given)
+    w, variable, u, sums, shares, total = oracle(*given)
+    np.testing.assert_allclose(found.w, w, rtol=2e-6)
+    np.testing.assert_allclose(found.variable, variable, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(found.variability, u, rtol=1e-5, atol=1e-12)
+    s = found.sums
+    got = (s.score_sigma, s.rate_sigma, s.score_one, s.rate_one, s.information_sigma, s.information_one, s.count)
+    np.testing.assert_allclose(got, sums, rtol=1e-5)
+    assert s.log_likelihood == pytest.approx(total, rel=1e-7)
+    share = s.shares - 1e-3  # the prior's counts
+    share[0] -= 1.0
+    np.testing.assert_allclose(share, shares, atol=1e-5)
+    assert s.dof_likelihood is None
+    assert s.excess_likelihood is None
+
+
+def test_likelihoods_on_the_grids():
+    model, star_ptr, node, err, d2 = survey(7)
+    found = weigh(model, star_ptr, node, err, d2, fit_dof=True, fit_excess=True)
+    base = variances(model, node, err)
+    u = np.repeat(found.variability, np.diff(star_ptr))
+    s2 = base + u
+    dof = [(student.logpdf(np.sqrt(d2 / s2), nu) - 0.5 * np.log(s2)).sum() for nu in DOF_GRID]
+    np.testing.assert_allclose(np.diff(found.sums.dof_likelihood), np.diff(dof), rtol=1e-4, atol=1e-4)
+    excess = np.zeros((model.band.size, EXCESS_GRID.size))
+    for k, v in enumerate(EXCESS_GRID):
+        s2 = base - model.excess[node] + v + u
+        np.add.at(excess[:, k], node, student.logpdf(np.sqrt(d2 / s2), model.dof) - 0.5 * np.log(s2))
+    # only differences along the grid mean anything
+    np.testing.assert_allclose(
+        np.diff(found.sums.excess_likelihood, axis=1), np.diff(excess, axis=1), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_scores_are_derivatives_of_the_likelihood():
+    model, star_ptr, node, err, d2 = survey(3)
+    sums = weigh(model, star_ptr, node, err, d2).sums
+
+    def likelihood(part, at, step):
+        other = model.copy()
+        getattr(other, part)[at] += step
+        return oracle(other, star_ptr, node, err, d2)[-1]
+
+    for part, score in (
+        ("error_scale2", 0.5 * (sums.score_sigma - sums.rate_sigma)),
+        ("excess", 0.5 * (sums.score_one - sums.rate_one)),
+    ):
+        for e in (0, 3):
+            step = 1e-4 * getattr(model, part)[e]
+            numeric = (likelihood(part, e, step) - likelihood(part, e, -step)) / (2 * step)
+            assert score[e] == pytest.approx(numeric, rel=1e-3)
+
+
+def test_order_of_stars_does_not_matter():
+    model, star_ptr, node, err, d2 = survey(5)
+    order = np.random.default_rng(1).permutation(star_ptr.size - 1)
+    rows = np.concatenate([np.arange(star_ptr[s], star_ptr[s + 1]) for s in order])
+    ptr = np.concatenate([[0], np.cumsum(np.diff(star_ptr)[order])]).astype(np.int64)
+    a = weigh(model, star_ptr, node, err, d2, fit_dof=True, fit_excess=True)
+    b = weigh(model, ptr, node[rows], err[rows], d2[rows], fit_dof=True, fit_excess=True)
+    np.testing.assert_allclose(b.w, a.w[rows], rtol=1e-12)
+    np.testing.assert_allclose(b.variable, a.variable[order])
+    np.testing.assert_allclose(b.sums.excess_likelihood, a.sums.excess_likelihood)
+    assert b.sums.log_likelihood == pytest.approx(a.sums.log_likelihood)
+
+
+def test_one_star_of_many_measurements_does_not_overflow():
+    n = 3000
+    model = NoiseModel.start(np.zeros(1, np.int32), np.ones(1))
+    found = weigh(model, np.array([0, n]), np.zeros(n, np.int32), np.full(n, 1e-4, np.float32), np.full(n, 1e-8))
+    assert np.isfinite(found.sums.log_likelihood)
+    assert np.isfinite(found.w).all()
+
+
+def simulated(seed, scale, floor, excess, n_nodes=60, per_node=250, dof=4.0, variable=0.05):
+    """Residuals of known noise, with nothing fitted: d2 = r^2."""
+    rng = np.random.default_rng(seed)
+    visits = 10
+    n_stars = n_nodes * per_node // visits
+    star_ptr = np.arange(0, (n_stars + 1) * visits, visits).astype(np.int64)
+    node = np.concatenate([rng.choice(n_nodes, visits, replace=False) for _ in range(n_stars)]).astype(np.int32)
+    err = 10 ** rng.uniform(-3, -1.3, node.size).astype(np.float32)
+    u = np.where(rng.random(n_stars) < variable, 0.032**2, 0.0)
+    noisy = excess > 0
+    v = excess**2 * (rng.random(n_nodes) < 0.3) if noisy else np.zeros(n_nodes)
+    s2 = scale**2 * err.astype(float) ** 2 + floor**2 + v[node] + np.repeat(u, visits)
+    residual = np.sqrt(s2) * rng.standard_t(dof, node.size)
+    return NoiseModel.start(np.zeros(n_nodes, np.int32), np.ones(1)), star_ptr, node, err, residual**2, v, u
+
+
+def learn(model, star_ptr, node, err, d2, passes=40):
+    for n in range(passes):
+        found = weigh(model, star_ptr, node, err, d2, fit_dof=n % 2 == 1, fit_excess=True)
+        change = model.update(found.sums)
+    return found, change
+
+
+@pytest.mark.parametrize(("scale", "floor", "excess"), [(1.0, 0.003, 0.0), (1.6, 0.006, 0.03), (0.7, 0.002, 0.016)])
+def test_variances_are_recovered(scale, floor, excess):
+    *given, v, u = simulated(11, scale, floor, excess)
+    model = given[0]
+    found, change = learn(*given)
+    assert change < 0.02
+    assert np.sqrt(model.survey_scale2[0]) == pytest.approx(scale, rel=0.09)
+    assert np.sqrt(model.floor[0]) == pytest.approx(floor, rel=0.3)
+    assert 2.5 <= model.dof <= 7.0
+    if excess:
+        assert np.sqrt(model.excess[v > 0]).mean() == pytest.approx(excess, rel=0.25)
+        assert np.sqrt(model.excess[v == 0]).mean() < 0.25 * excess
+    else:
+        assert np.sqrt(model.excess).max() < 0.004
+    # variability far below the noise cannot be told from a little more of it
+    assert model.shares[3:].sum() == pytest.approx((u > 0).mean(), abs=0.03)
+    assert found.variable[u > 0].mean() > 0.7 > 0.15 > found.variable[u == 0].mean()
+
+
+def test_a_right_model_stays_where_it_is():
+    *given, _, _ = simulated(5, 1.3, 0.004, 0.0, variable=0.0)
+    model = given[0]
+    model.error_scale2[:] = model.survey_scale2[:] = 1.3**2
+    model.excess[:] = 0.0
+    learn(*given, passes=25)
+    assert np.sqrt(model.survey_scale2[0]) == pytest.approx(1.3, rel=0.04)
+    assert np.abs(np.log(model.error_scale2 / 1.3**2)).max() < 0.3
+    assert 1 - model.shares[0] < 0.03
+
+
+def test_copies_and_spreads():
+    model = survey(1)[0]
+    other = model.copy()
+    other.error_scale2[0] = other.shares[0] = 7.0
+    assert model.error_scale2[0] != 7.0
+    assert model.shares[0] != 7.0
+    wide = model.spread_over(np.array([0, 1, 1, 0, 1, 0, 0], np.int32))
+    np.testing.assert_array_equal(wide.floor, model.floor)
+    np.testing.assert_array_equal(wide.error_scale2, model.survey_scale2[wide.band])
+    np.testing.assert_allclose(wide.excess, model.excess_shares @ EXCESS_GRID)
