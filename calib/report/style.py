@@ -80,7 +80,7 @@ def new_figure(width: float, height: float) -> Any:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasSVG(figure)
     return figure
 
@@ -116,7 +116,8 @@ def log_axis(axis: Any) -> None:
 def to_svg(figure: Any, name: str, alt: str) -> str:
     """Inline SVG: no header, ids of its own, the palette as CSS variables, text as text in the page's font."""
     out = io.StringIO()
-    figure.savefig(out, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    # not savefig, which draws once more to lay out what drawing lays out anyway
+    figure.canvas.print_svg(out, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
