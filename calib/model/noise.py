@@ -8,6 +8,9 @@ with c_e the error scale of the node, f a floor, v_e the node's excess variance 
 first two take Fisher-scoring steps in their logarithm on expected squared residuals r^2 + Var(prediction), which makes
 the likelihood the restricted one (Patterson & Thompson 1971, Biometrika 58, 545). Exposures' excess and stars'
 variability have no formula: each takes values on a grid whose shares are learned (empirical Bayes, Laird 1978).
+
+Residuals are held against 1 - h of their variance, h = w Var(prediction) the leverage, and count as 1 - h of a
+measurement: a star seen once says nothing, and what was believed at the last pass does not come back as evidence.
 """
 
 from __future__ import annotations
@@ -24,14 +27,22 @@ Array = NDArray[np.float64]
 
 VARIABILITY_GRID = np.concatenate([[0.0], (0.004 * 2.0 ** np.arange(9)) ** 2])
 """u_s in mag^2: none, then 4 mmag to 1 mag in steps of two."""
-DOF_GRID = np.array([1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 25.0, 50.0])
+DOF_GRID = np.array([2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 25.0, 50.0])
 """Degrees of freedom tried for the Student-t."""
 SCALE_STRENGTH = 40.0
 """Measurements' worth of belief that an exposure's error scale is the survey's."""
 EXCESS_GRID = np.concatenate([[0.0], (0.002 * 2.0 ** np.arange(8)) ** 2])
 """v_e in mag^2: none, then 2 mmag to 0.26 mag in steps of two."""
+USUAL_EXCESS = 0.5 ** np.arange(EXCESS_GRID.size) / (2.0 - 0.5 ** (EXCESS_GRID.size - 1))
+"""Shares of that grid before any data: each doubling of the excess is half as common."""
+USUAL_EXPOSURES = 4.0
+"""Exposures' worth of belief in them: surveys of few exposures learn little of their own."""
 TINY = 1e-10
 """Variance, mag^2, below which a part counts as absent (0.01 mmag)."""
+ORDINARY_STARS = 0.8
+"""Where most stars scatter by more than their noise, variable are those beyond what this share of them does."""
+LEAST_FREE = 1e-3
+"""Share of a measurement below which its residual is rounding."""
 
 
 @dataclass
@@ -52,6 +63,8 @@ class NoiseModel:
         Degrees of freedom of the Student-t.
     shares, excess_shares
         Learned shares of the grids of variability and of excess.
+    floor_step, floor_reach
+        (B,), the last step of the floor in its logarithm, and the longest that the next may be.
     """
 
     error_scale2: Array
@@ -61,7 +74,9 @@ class NoiseModel:
     survey_scale2: Array
     dof: float = 4.0
     shares: Array = field(default_factory=lambda: np.r_[0.9, np.full(VARIABILITY_GRID.size - 1, 0.1 / 9)])
-    excess_shares: Array = field(default_factory=lambda: np.full(EXCESS_GRID.size, 1.0 / EXCESS_GRID.size))
+    excess_shares: Array = field(default_factory=lambda: USUAL_EXCESS.copy())
+    floor_step: Array | None = None
+    floor_reach: Array | None = None
 
     @classmethod
     def start(cls, band: NDArray[np.int32], scale2: Array, floor: float = 0.004) -> NoiseModel:
@@ -87,6 +102,11 @@ class NoiseModel:
         fresh.excess[:] = float((self.excess_shares * EXCESS_GRID).sum())
         return fresh
 
+    @property
+    def beyond_ordinary(self) -> int:
+        """First place on the variability grid that is not ordinary: 1 unless many stars scatter beyond their noise."""
+        return min(int(np.searchsorted(np.cumsum(self.shares), ORDINARY_STARS)) + 1, VARIABILITY_GRID.size - 1)
+
     def base(self, node: NDArray[np.int32], err: NDArray[np.float32]) -> NDArray[np.float32]:
         """c_e^2 sigma_i^2 + f^2 + v_e of every measurement, (n,)."""
         return np.asarray(_base(node, err, self.error_scale2, self.floor[self.band] + self.excess), np.float32)
@@ -109,16 +129,21 @@ class NoiseModel:
         known = np.maximum(sums.count, 1e-9)
         self.survey_scale2 = np.exp(pooled(np.log(self.error_scale2) * known) / pooled(known))
         f = self.floor
-        self.floor = np.maximum(
-            f * np.exp(_step(pooled(sums.score_one - sums.rate_one) * f, loss * f**2 * pooled(sums.information_one))),
-            TINY,
-        )
+        step = _step(pooled(sums.score_one - sums.rate_one) * f, loss * f**2 * pooled(sums.information_one))
+        reach = np.ones(f.size)
+        if self.floor_step is not None and self.floor_reach is not None:
+            # where a few measurements far brighter than the rest decide, steps overshoot: shorter ones after each turn
+            turned = step * self.floor_step < 0
+            reach = np.where(turned, 0.4 * self.floor_reach, np.minimum(1.5 * self.floor_reach, 1.0))
+        step = np.clip(step, -reach, reach)
+        self.floor_step, self.floor_reach = step, reach
+        self.floor = np.maximum(f * np.exp(step), TINY)
         if sums.excess_likelihood is not None:
             posterior = sums.excess_likelihood + np.log(self.excess_shares)
             posterior = np.exp(posterior - posterior.max(axis=1, keepdims=True))
             posterior /= posterior.sum(axis=1, keepdims=True)
             self.excess = posterior @ EXCESS_GRID
-            counts = posterior[sums.count > 0].sum(0) + 0.1
+            counts = posterior[sums.count > 0].sum(0) + USUAL_EXPOSURES * USUAL_EXCESS
             self.excess_shares = counts / counts.sum()
         self.shares = sums.shares / sums.shares.sum()
         if sums.dof_likelihood is not None:
@@ -162,10 +187,12 @@ def _base(node, err, c2, rest):
 
 
 @njit(cache=True, nogil=True)
-def _weigh(star_ptr, node, err, base, d2, dof, norm, grid, log_shares, w, variable, u_mean, sums, shares):
-    # weights (n) and, per star, the probability of variability and its expected variance; sums (E, 7); returns the
-    # log likelihood. d2 is the expected squared residual. Marginalised over the grid of u_s: every quantity is an
-    # expectation over its posterior.
+def _weigh(
+    star_ptr, node, err, base, r2, v, free, dof, norm, grid, log_shares, beyond, w, variable, u_mean, sums, shares
+):
+    # weights (n) and, per star, the probability that u_s is grid[beyond] or more, and its expectation; sums (E, 7);
+    # returns the log likelihood. r2 is the squared residual, v the prediction's variance, free = 1 - h. Marginalised
+    # over the grid of u_s: every quantity is an expectation over its posterior.
     S = star_ptr.size - 1
     G = grid.size
     p = np.empty(G)
@@ -175,35 +202,41 @@ def _weigh(star_ptr, node, err, base, d2, dof, norm, grid, log_shares, w, variab
         low = star_ptr[s]
         high = star_ptr[s + 1]
         if high == low:
-            variable[s] = 1.0 - np.exp(log_shares[0])
+            variable[s] = np.exp(log_shares[beyond:]).sum()
             u_mean[s] = 0.0
             continue
+        # the share of the star's measurements that its own fit left free
+        kept = 0.0
+        for i in range(low, high):
+            kept += free[i]
+        kept /= high - low
         for k in range(G):
             # products of a few terms at a time, one logarithm each
             like = 0.0
             prod = 1.0
             for i in range(low, high):
                 s2 = np.float64(base[i]) + grid[k]
-                x = 1.0 + d2[i] / (dof * s2)
+                x = 1.0 + r2[i] / (max(free[i], LEAST_FREE) * dof * s2)
                 like -= half * np.log(x)
                 prod *= s2
                 if prod < 1e-200 or prod > 1e200:
                     like -= 0.5 * np.log(prod)
                     prod = 1.0
             like -= 0.5 * np.log(prod)
-            p[k] = like + log_shares[k]
+            p[k] = kept * like + log_shares[k]
         top = p.max()
         norm_p = 0.0
         for k in range(G):
             p[k] = np.exp(p[k] - top)
             norm_p += p[k]
-        total += top + np.log(norm_p) + (high - low) * norm
+        total += top + np.log(norm_p) + kept * (high - low) * norm
         u = 0.0
         for k in range(G):
             p[k] /= norm_p
             u += p[k] * grid[k]
-            shares[k] += p[k]
-        variable[s] = 1.0 - p[0]
+            if kept > LEAST_FREE:
+                shares[k] += p[k]
+        variable[s] = p[beyond:].sum()
         u_mean[s] = u
         for i in range(low, high):
             wi = 0.0
@@ -214,11 +247,13 @@ def _weigh(star_ptr, node, err, base, d2, dof, norm, grid, log_shares, w, variab
                 if p[k] < 1e-9:
                     continue
                 s2 = np.float64(base[i]) + grid[k]
-                t = p[k] * (dof + 1.0) / (dof * s2 + d2[i])
+                t = p[k] * (dof + 1.0) / (dof * s2 + r2[i] + v[i])
                 wi += t
-                score += t * d2[i] / s2
+                score += t * r2[i] / s2
                 rate += p[k] / s2
                 info += p[k] / (s2 * s2)
+            rate *= free[i]
+            info *= np.float64(free[i]) * free[i]
             w[i] = wi
             e = node[i]
             sg = np.float64(err[i]) * np.float64(err[i])
@@ -228,30 +263,31 @@ def _weigh(star_ptr, node, err, base, d2, dof, norm, grid, log_shares, w, variab
             sums[e, 3] += rate
             sums[e, 4] += sg * sg * info
             sums[e, 5] += info
-            sums[e, 6] += 1.0
+            sums[e, 6] += free[i]
     return total
 
 
 @njit(cache=True, nogil=True)
-def _excess_likelihood(star_ptr, node, base, excess, d2, u_mean, dof, grid, out):
+def _excess_likelihood(star_ptr, node, base, excess, r2, free, u_mean, dof, grid, out):
     # out (E, G): log likelihood of every value of v_e
     for s in range(star_ptr.size - 1):
         for i in range(star_ptr[s], star_ptr[s + 1]):
             e = node[i]
             rest = np.float64(base[i]) - excess[e] + u_mean[s]
+            z = r2[i] / (max(free[i], LEAST_FREE) * dof)
             for k in range(grid.size):
                 s2 = rest + grid[k]
-                out[e, k] += 0.5 * dof * np.log(s2) - 0.5 * (dof + 1.0) * np.log(s2 + d2[i] / dof)
+                out[e, k] += 0.5 * free[i] * (dof * np.log(s2) - (dof + 1.0) * np.log(s2 + z))
 
 
 @njit(cache=True, nogil=True)
-def _dof_likelihood(star_ptr, base, d2, u_mean, grid, norms, step):
+def _dof_likelihood(star_ptr, base, d2, free, u_mean, grid, norms, step):
     out = np.zeros(grid.size)
     for s in range(0, star_ptr.size - 1, step):
         for i in range(star_ptr[s], star_ptr[s + 1]):
             z2 = d2[i] / (np.float64(base[i]) + u_mean[s])
             for k in range(grid.size):
-                out[k] += norms[k] - 0.5 * (grid[k] + 1.0) * np.log(1.0 + z2 / grid[k])
+                out[k] += free[i] * (norms[k] - 0.5 * (grid[k] + 1.0) * np.log(1.0 + z2 / grid[k]))
     return out
 
 
@@ -275,6 +311,8 @@ def weigh(
     node: NDArray[np.int32],
     err: NDArray[np.float32],
     squared_residual: Array,
+    variance: Array | None = None,
+    leverage: Array | None = None,
     *,
     fit_dof: bool = False,
     fit_excess: bool = False,
@@ -284,7 +322,9 @@ def weigh(
     Parameters
     ----------
     squared_residual
-        (n,), r^2 + Var(prediction), mag^2.
+        (n,), mag^2.
+    variance, leverage
+        (n,), of the prediction, mag^2, and the same times the weight that it was made with; none when not given.
     fit_dof
         Whether the likelihood on the grid of degrees of freedom is wanted too.
     fit_excess
@@ -292,23 +332,29 @@ def weigh(
     """
     n_nodes, n_stars = model.band.size, star_ptr.size - 1
     base = model.base(node, err)
+    v = np.zeros(node.size) if variance is None else variance
+    free = np.ones(node.size, np.float32)
+    if leverage is not None:
+        np.clip(1.0 - leverage, 0.0, 1.0, out=free, casting="same_kind")
     w = np.empty(node.size)
     variable, u = np.empty(n_stars), np.empty(n_stars)
     sums, shares = np.zeros((n_nodes, 7)), np.full(VARIABILITY_GRID.size, 1e-3)
     shares[0] += 1.0
     log_likelihood = _weigh(
-        star_ptr, node, err, base, squared_residual, model.dof, _t_norm(model.dof), VARIABILITY_GRID,
-        np.log(model.shares), w, variable, u, sums, shares,
+        star_ptr, node, err, base, squared_residual, v, free, model.dof, _t_norm(model.dof), VARIABILITY_GRID,
+        np.log(model.shares), model.beyond_ordinary, w, variable, u, sums, shares,
     )  # fmt: skip
     dof = None
     if fit_dof:
         step = max(1, node.size // 300_000)
         norms = np.array([_t_norm(x) for x in DOF_GRID])
-        dof = _dof_likelihood(star_ptr, base, squared_residual, u, DOF_GRID, norms, step)
+        dof = _dof_likelihood(star_ptr, base, squared_residual + v, free, u, DOF_GRID, norms, step)
     excess = None
     if fit_excess:
         excess = np.zeros((n_nodes, EXCESS_GRID.size))
-        _excess_likelihood(star_ptr, node, base, model.excess, squared_residual, u, model.dof, EXCESS_GRID, excess)
+        _excess_likelihood(
+            star_ptr, node, base, model.excess, squared_residual, free, u, model.dof, EXCESS_GRID, excess
+        )
     score_sigma, rate_sigma, score_one, rate_one, information_sigma, information_one, count = sums.T
     found = NodeSums(
         score_sigma, rate_sigma, score_one, rate_one, information_sigma, information_one, count,

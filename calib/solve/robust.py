@@ -142,8 +142,10 @@ def fit(
             break
         if n_pass in FREEING_PASSES:
             err, coupling = freed_errors(node, m, reported, estimate.residual, design.n_nodes)
-        d2 = estimate.residual**2 + spread.prediction
-        weighted = weigh(noise, star_ptr, node, err, d2, fit_dof=learn and n_pass % 2 == 0, fit_excess=learn)
+        weighted = weigh(
+            noise, star_ptr, node, err, estimate.residual**2, spread.prediction, equations.w * spread.prediction,
+            fit_dof=learn and n_pass % 2 == 0, fit_excess=learn,
+        )  # fmt: skip
         if learn:
             moved = max(noise.update(weighted.sums), terms.update(topology.degree))
         prior = terms.prior(design)

@@ -36,7 +36,7 @@ def oracle(model, star_ptr, node, err, d2):
     """The mixture star by star, with scipy's Student-t."""
     base, nu = variances(model, node, err), model.dof
     S, E = star_ptr.size - 1, model.band.size
-    w, u, variable = np.zeros(node.size), np.zeros(S), np.full(S, 1 - model.shares[0])
+    w, u, variable = np.zeros(node.size), np.zeros(S), np.full(S, model.shares[model.beyond_ordinary :].sum())
     sums, shares, total = np.zeros((7, E)), np.zeros(VARIABILITY_GRID.size), 0.0
     for s in range(S):
         at = np.arange(star_ptr[s], star_ptr[s + 1])
@@ -49,7 +49,7 @@ def oracle(model, star_ptr, node, err, d2):
         p = np.exp(joint - evidence)
         total += evidence
         shares += p
-        variable[s], u[s] = 1 - p[0], p @ VARIABILITY_GRID
+        variable[s], u[s] = p[model.beyond_ordinary :].sum(), p @ VARIABILITY_GRID
         tau = (nu + 1) / (nu * s2 + d2[at, None])
         w[at] = tau @ p
         sigma2 = err[at].astype(float) ** 2
@@ -115,6 +115,33 @@ def test_scores_are_derivatives_of_the_likelihood():
             step = 1e-4 * getattr(model, part)[e]
             numeric = (likelihood(part, e, step) - likelihood(part, e, -step)) / (2 * step)
             assert score[e] == pytest.approx(numeric, rel=1e-3)
+
+
+def test_a_measurement_counts_by_what_its_fit_left_free():
+    """Pairs fitted by their own mean: half a measurement each, as the one difference that they are."""
+    rng = np.random.default_rng(5)
+    star_ptr, node = np.arange(0, 41, 2), np.zeros(40, np.int32)
+    err = np.full(40, 0.02, np.float32)
+    model = NoiseModel.start(np.zeros(1, np.int32), np.ones(1))
+    difference = rng.normal(size=20) * 0.03
+    squared = np.repeat(difference**2 / 4.0, 2)
+    pairs = weigh(model, star_ptr, node, err, squared, np.full(40, 1e-4), np.full(40, 0.5))
+    # the difference alone, at the scale of one measurement
+    ones = weigh(model, np.arange(21), np.zeros(20, np.int32), err[:20], difference**2 / 2.0)
+    assert pairs.sums.log_likelihood == pytest.approx(ones.sums.log_likelihood, rel=1e-6)
+    np.testing.assert_allclose(pairs.variability, ones.variability, rtol=1e-6)
+    assert pairs.sums.count[0] == 20
+
+
+def test_stars_seen_once_say_nothing():
+    err = np.full(30, 0.01, np.float32)
+    model = NoiseModel.start(np.zeros(1, np.int32), np.ones(1))
+    found = weigh(model, np.arange(31), np.zeros(30, np.int32), err, np.zeros(30), err**2, np.ones(30))
+    assert found.sums.count[0] == 0
+    before = model.error_scale2.copy(), model.floor.copy()
+    model.update(found.sums)
+    np.testing.assert_allclose(model.error_scale2, before[0])
+    np.testing.assert_allclose(model.floor, before[1])
 
 
 def test_order_of_stars_does_not_matter():
