@@ -23,6 +23,8 @@ from calib.version import __version__
 
 Progress = Callable[[str, int, float], None]
 
+CLEARLY_BETTER = 0.1
+"""Another method than the robust one is taken where its score is better by this much: errors smaller by a tenth."""
 SCORED_MEASUREMENTS = 3_000_000
 """Larger surveys score their methods on a connected part of themselves."""
 
@@ -143,6 +145,9 @@ def _solve(
         return solved["robust"], scores, {"method": "robust", "reason": "too few stars to hold any out"}
     best = min(finite, key=lambda name: finite[name])
     said = ", ".join(f"{name} {value:.3f}" for name, value in finite.items())
+    if best != "robust" and finite.get("robust", np.inf) < finite[best] + CLEARLY_BETTER:
+        reason = f"held-out stars hardly tell methods apart (score, smaller is better: {said})"
+        return solved["robust"], scores, {"method": "robust", "reason": reason}
     return (
         solved[best],
         scores,

@@ -20,6 +20,9 @@ Array = NDArray[np.float64]
 
 LARGEST_PULL = 6.0
 """Differences count as at most this many errors, so that one exposure does not decide."""
+ENOUGH_EXPOSURES = 300
+"""Surveys of fewer are split several times: the exposures of one split share its luck."""
+MOST_SPLITS = 8
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class SplitScore:
     score
         Mean negative log likelihood of the differences; smaller is better.
     pull
-        (nodes compared,), differences over their errors.
+        (nodes compared,), differences over their errors, split after split.
     rms
         Root mean square difference over sqrt(2), mag.
     node
@@ -57,7 +60,7 @@ class SplitScore:
         p = np.abs(self.pull)
         return {
             "score": self.score,
-            "n_exposures": int(p.size),
+            "n_exposures": int(np.unique(self.node).size),
             "rms_difference_mag": self.rms,
             "pull_std": float(np.sqrt(np.mean(self.pull**2))) if p.size else float("nan"),
             "coverage_68": float(np.mean(p < 1.0)) if p.size else float("nan"),
@@ -65,7 +68,7 @@ class SplitScore:
         }
 
 
-def halves(problem: Problem, seed: int) -> tuple[Problem, Problem]:
+def halves(problem: Problem, seed: int | list[int]) -> tuple[Problem, Problem]:
     """Split the stars in two; a star's bands stay together."""
     rng = np.random.default_rng(seed)
     codes = (
@@ -101,6 +104,17 @@ def compare_halves(a: Half, b: Half) -> SplitScore:
 
 
 def score(problem: Problem, solve_half: Callable[[Problem], Half], seed: int) -> SplitScore:
-    """Solve both halves and compare."""
-    first, second = halves(problem, seed)
-    return compare_halves(solve_half(first), solve_half(second))
+    """Solve both halves and compare; surveys of few exposures several times, split anew."""
+    found: list[SplitScore] = []
+    splits = int(np.clip(ENOUGH_EXPOSURES // max(problem.graph.n_exposures, 1), 1, MOST_SPLITS))
+    for k in range(splits):
+        first, second = halves(problem, [seed, k] if k else seed)
+        found.append(compare_halves(solve_half(first), solve_half(second)))
+    found = [s for s in found if s.node.size] or found[:1]
+    count = np.array([max(s.node.size, 1) for s in found])
+    return SplitScore(
+        float(np.average([s.score for s in found], weights=count)),
+        np.concatenate([s.pull for s in found]),
+        float(np.sqrt(np.average([s.rms**2 for s in found], weights=count))),
+        np.concatenate([s.node for s in found]),
+    )
