@@ -11,11 +11,19 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
 Array = NDArray[np.float64]
 
 DOF = 3.0
 """Degrees of freedom of the references' Student-t."""
+USUALLY_WRONG = 0.05
+"""Share of references that are wrong altogether, before any is looked at."""
+WRONG_STRENGTH = 4.0
+"""References' worth of belief in that share."""
+WRONG_REACH = 1.0
+"""Wrong ones lie anywhere within this many mag, or the range of all."""
+MOST_STEPS = 300
 
 
 @dataclass(frozen=True)
@@ -104,29 +112,35 @@ def match(stars: pl.DataFrame, reference: pl.DataFrame) -> tuple[Array, Array]:
 
 
 def robust_mean(values: Array, variance: Array) -> tuple[float, float, Array]:
-    """Student-t mean with an excess variance: (mean, excess variance, weights that sum to one)."""
+    """Student-t mean with an excess variance, among values some of which are wrong: (mean, excess, weights of sum one).
+
+    A wrong value lies anywhere within a wide range; how many are wrong is learned, so that a third of them, all to one
+    side, neither moves the mean nor passes for scatter. One or two values cannot say which is wrong.
+    """
+    if values.size < 3:
+        omega = 1.0 / variance
+        return float((omega * values).sum() / omega.sum()), 0.0, omega / omega.sum()
     mean = _weighted_median(values, 1.0 / np.sqrt(variance))
-    excess = 0.0
-    if values.size > 2:
-        spread = 1.4826 * float(np.median(np.abs(values - mean)))
-        excess = max(spread**2 - float(np.median(variance)), 0.0)
+    usual = float(np.median(variance))
+    spread = 1.4826 * float(np.median(np.abs(values - mean)))
+    excess, wrong = max(spread**2 - usual, 0.0), USUALLY_WRONG
+    anywhere = 1.0 / max(float(np.ptp(values)), WRONG_REACH, 20.0 * usual**0.5)
     omega = 1.0 / variance
-    for _ in range(100):
+    for _ in range(MOST_STEPS):
+        before = mean, excess
         total = variance + excess
-        t = (DOF + 1.0) / (DOF + (values - mean) ** 2 / total) if values.size > 2 else np.ones(values.size)
+        sound = (1.0 - wrong) * student.pdf((values - mean) / np.sqrt(total), DOF) / np.sqrt(total)
+        sound /= sound + wrong * anywhere
+        wrong = float((1.0 - sound).sum() + USUALLY_WRONG * WRONG_STRENGTH) / (values.size + WRONG_STRENGTH)
+        t = sound * (DOF + 1.0) / (DOF + (values - mean) ** 2 / total)
         omega = t / total
-        new = float((omega * values).sum() / omega.sum())
-        if values.size > 2:
-            # likelihood score of the excess, a multiplicative step
-            z2 = t * (values - new) ** 2 / total
-            leverage = 1.0 - omega / omega.sum()
-            ratio = float((z2 / total).sum() / (leverage / total).sum())
-            seed = excess if excess > 0 else 0.0
-            excess = max((seed + float(np.median(variance))) * ratio - float(np.median(variance)), 0.0)
-        if abs(new - mean) < 1e-9:
-            mean = new
+        mean = float((omega * values).sum() / omega.sum())
+        # likelihood score of the excess, a multiplicative step
+        leverage = 1.0 - omega / omega.sum()
+        ratio = float((t * (values - mean) ** 2 / total**2).sum() / (sound * leverage / total).sum())
+        excess = max((excess + usual) * ratio - usual, 0.0)
+        if abs(mean - before[0]) < 1e-9 and abs(excess - before[1]) < 1e-6 * (usual + excess):
             break
-        mean = new
     return mean, excess, omega / omega.sum()
 
 
