@@ -33,7 +33,7 @@ SCALE_STRENGTH = 40.0
 """Measurements' worth of belief that an exposure's error scale is the survey's."""
 EXCESS_GRID = np.concatenate([[0.0], (0.002 * 2.0 ** np.arange(8)) ** 2])
 """v_e in mag^2: none, then 2 mmag to 0.26 mag in steps of two."""
-USUAL_EXCESS = 0.5 ** np.arange(EXCESS_GRID.size) / (2.0 - 0.5 ** (EXCESS_GRID.size - 1))
+USUAL_EXCESS: Array = np.asarray(0.5 ** np.arange(EXCESS_GRID.size) / (2.0 - 0.5 ** (EXCESS_GRID.size - 1)), float)
 """Shares of that grid before any data: each doubling of the excess is half as common."""
 USUAL_EXPOSURES = 4.0
 """Exposures' worth of belief in them: surveys of few exposures learn little of their own."""
