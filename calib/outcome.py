@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numba import njit
 from numpy.typing import NDArray
 from scipy.special import erf, gammainc
 
@@ -161,22 +162,28 @@ def _common_response_variance(problem: Problem, solved: Solved) -> Array:
     return np.asarray((prior.common_error * (problem.response - mean[top.component])) ** 2)
 
 
-def _per_measurement_noise(problem: Problem, solved: Solved) -> tuple[dict[str, Array], Array]:
+def _per_measurement_noise(
+    problem: Problem, solved: Solved
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
     """Weights and outlier probabilities (n,), sorted by star; and the variance of each measurement's noise."""
     fit = solved.fit
-    base = fit.noise.base(problem.graph.exposure, fit.err).astype(float)
-    variable = np.repeat(fit.weighted.variability, np.diff(problem.graph.star_ptr))
-    leverage = np.clip(fit.equations.w * fit.spread.prediction, 0.0, 0.99)
-    t2 = fit.estimate.residual**2 / ((base + variable) * (1.0 - leverage))
+    base = fit.noise.base(problem.graph.exposure, fit.err)
+    star = problem.graph.star()
     dof = fit.noise.dof if np.isfinite(fit.noise.dof) else GAUSSIAN_DOF
-    # the precision of a Student-t's latent normal is Gamma((nu + 1)/2, (nu + t^2)/2): is it below 1/9?
-    outlier = gammainc(0.5 * (dof + 1.0), 0.5 * (dof + t2) / OUTLIER_SCALE**2)
-    return {"weight": np.asarray(fit.equations.w), "outlier": np.nan_to_num(outlier)}, base
+    outlier = np.empty(base.size, np.float32)
+    for start in range(0, base.size, ROWS):
+        part = slice(start, start + ROWS)
+        leverage = np.clip(fit.equations.w[part] * fit.spread.prediction[part], 0.0, 0.99)
+        noise = (base[part] + fit.weighted.variability[star[part]]) * (1.0 - leverage)
+        t2 = fit.estimate.residual[part] ** 2 / noise
+        # the precision of a Student-t's latent normal is Gamma((nu + 1)/2, (nu + t^2)/2): is it below 1/9?
+        outlier[part] = np.nan_to_num(gammainc(0.5 * (dof + 1.0), 0.5 * (dof + t2) / OUTLIER_SCALE**2))
+    return {"weight": np.asarray(fit.equations.w), "outlier": outlier}, base
 
 
 def _zeropoints(
     problem: Problem, measurements: Measurements, solved: Solved, anchors: Anchors, z: Array, z_err: Array,
-    per: dict[str, Array], with_reference: bool,
+    per: dict[str, NDArray[Any]], with_reference: bool,
 ) -> pl.DataFrame:  # fmt: skip
     fit, top = solved.fit, solved.equations.topology
     n, K = fit.design.n_nodes, fit.design.block
@@ -188,7 +195,7 @@ def _zeropoints(
         outliers = np.bincount(node, weights=per["outlier"] > 0.5, minlength=n) / n_measurements
         quality = np.where(linked, erf(GOOD_ENOUGH / np.sqrt(2.0) / z_err), 0.0)
     excess = np.sqrt(np.maximum(fit.noise.excess, 0.0))
-    median_err2 = _node_median(problem.err.astype(float) ** 2, node, n)
+    median_err2 = _node_median(problem.err**2, node, n)
     usual = fit.noise.survey_scale2[problem.band] * median_err2 + fit.noise.floor[problem.band]
     total = fit.noise.error_scale2 * median_err2 + fit.noise.floor[problem.band] + fit.noise.excess
     typical = np.median(z_err[linked]) if linked.any() else np.nan
@@ -234,19 +241,28 @@ def _zeropoints(
 
 def _stars_per_node(problem: Problem) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Distinct stars of each node, and those of them that are seen in another node too."""
-    ptr, node = problem.graph.star_ptr, problem.graph.exposure
-    star = problem.graph.star()
-    n = problem.graph.n_exposures
-    order = np.lexsort((node, star))
-    new = np.ones(node.size, bool)
-    new[1:] = (star[order][1:] != star[order][:-1]) | (node[order][1:] != node[order][:-1])
-    distinct = np.bincount(star[order][new], minlength=ptr.size - 1)
-    at = node[order][new]
-    tying = distinct[star[order][new]] > 1
-    return np.bincount(at, minlength=n), np.bincount(at[tying], minlength=n)
+    out = np.zeros((2, problem.graph.n_exposures), np.int64)
+    _count_stars(problem.graph.star_ptr, problem.graph.exposure, out)
+    return out[0], out[1]
 
 
-def _node_median(values: Array, node: NDArray[np.int32], n: int) -> Array:
+@njit(cache=True, nogil=True)
+def _count_stars(star_ptr, node, out):  # type: ignore[no-untyped-def]
+    for s in range(star_ptr.size - 1):
+        low, high = star_ptr[s], star_ptr[s + 1]
+        elsewhere = False
+        for i in range(low + 1, high):
+            elsewhere = elsewhere or node[i] != node[low]
+        for i in range(low, high):
+            again = False
+            for j in range(low, i):
+                again = again or node[j] == node[i]
+            if not again:
+                out[0, node[i]] += 1
+                out[1, node[i]] += elsewhere
+
+
+def _node_median(values: NDArray[np.float32], node: NDArray[np.int32], n: int) -> Array:
     frame = pl.DataFrame({"node": node, "v": values}).group_by("node").agg(pl.col("v").median())
     out = np.full(n, np.nan)
     out[frame["node"].to_numpy()] = frame["v"].to_numpy()
@@ -255,7 +271,7 @@ def _node_median(values: Array, node: NDArray[np.int32], n: int) -> Array:
 
 def _stars(
     problem: Problem, measurements: Measurements, solved: Solved, mag: Array, mag_err: Array,
-    component: NDArray[np.int32], base: Array,
+    component: NDArray[np.int32], base: NDArray[np.float32],
 ) -> pl.DataFrame:  # fmt: skip
     fit, own = solved.fit, problem.own
     star = problem.graph.star()[own]
@@ -333,7 +349,7 @@ def _model(problem: Problem, measurements: Measurements, solved: Solved) -> dict
 
 def _measurements(
     problem: Problem, measurements: Measurements, solved: Solved, calibrator: Calibrator, mag: Array,
-    per: dict[str, Array],
+    per: dict[str, NDArray[Any]],
 ) -> PerMeasurement:  # fmt: skip
     n = len(measurements)
     b = np.zeros(mag.size) if solved.fit.design.star_block == 1 else np.nan_to_num(solved.fit.estimate.stars[:, 1])

@@ -41,6 +41,8 @@ TINY = 1e-10
 """Variance, mag^2, below which a part counts as absent (0.01 mmag)."""
 ORDINARY_STARS = 0.8
 """Where most stars scatter by more than their noise, variable are those beyond what this share of them does."""
+LARGE = 2_000_000
+"""Measurements from which weights are kept in single precision."""
 LEAST_FREE = 1e-3
 """Share of a measurement below which its residual is rounding."""
 
@@ -336,7 +338,7 @@ def weigh(
     free = np.ones(node.size, np.float32)
     if leverage is not None:
         np.clip(1.0 - leverage, 0.0, 1.0, out=free, casting="same_kind")
-    w = np.empty(node.size)
+    w = np.empty(node.size, np.float64 if node.size < LARGE else np.float32)
     variable, u = np.empty(n_stars), np.empty(n_stars)
     sums, shares = np.zeros((n_nodes, 7)), np.full(VARIABILITY_GRID.size, 1e-3)
     shares[0] += 1.0

@@ -58,23 +58,21 @@ def wild_bootstrap(
     """Variance (E,) of zero-points when each star's residuals change sign together (Mammen 1993, Ann. Stat. 21, 255).
 
     Stars are the independent units: whatever makes a star's own residuals agree (variability, blends, a wrong identity)
-    is in. Residuals are scaled to the variance they had before the fit; draws reuse the factor.
+    is in. Residuals are scaled to the variance they had before zero-points were fitted; draws reuse the factor.
     """
     design = equations.design
     rng = np.random.default_rng(seed)
-    sign = np.where(rng.random((design.n_stars, draws)) < 0.5, -1.0, 1.0)
-    hat = np.clip(score_weight * spread.prediction, 0.0, 0.95)
-    scaled = estimate.residual / np.sqrt(1.0 - hat)
     star_ptr, node = design.graph.star_ptr, design.graph.exposure
     xy, centre, response = design.arrays
     n_all = design.n_nodes + equations.topology.hubs.n
     rhs = np.zeros((n_all, design.block, draws))
     inverse = kernels.star_inverses(star_ptr, node, score_weight, design.star_block, response, equations.prior.star)
     out = np.zeros((n_all, design.block))
-    star = np.repeat(np.arange(design.n_stars), np.diff(star_ptr))
+    star = np.repeat(np.arange(design.n_stars, dtype=np.int32), np.diff(star_ptr))
     for k in range(draws):
         out[:] = 0.0
-        m = scaled * sign[star, k]
+        sign = (2 * rng.integers(0, 2, design.n_stars, np.int8) - 1).astype(np.float32)
+        m = scaled * sign[star]
         kernels.right_hand_side(
             star_ptr, node, m, score_weight, inverse, xy, design.block, centre, design.star_block, response, out
         )
@@ -85,3 +83,18 @@ def wild_bootstrap(
     np.add.at(mean, top.component, drawn)
     drawn = drawn - (mean / top.size[:, None])[top.component]
     return np.asarray((drawn**2).mean(1))
+
+
+def _restored(equations: NormalEquations, spread: Spread, star: NDArray[np.int64]) -> Array:
+    """(n,), what undoes the shrinking of residuals by the fit of the nodes.
+
+    That by the fit of each star's own magnitude stays: its score is of residuals about it, before the fit as after.
+    """
+    inv = equations.star_inverse[star]
+    own = inv[:, 0]
+    if equations.design.star_block == 2:
+        h = equations.design.arrays[2][equations.design.graph.exposure]
+        own = own + h * (2.0 * inv[:, 1] + h * inv[:, 2])
+    w = np.asarray(equations.w, float)
+    left, alone = 1.0 - w * spread.prediction, 1.0 - w * own
+    return np.sqrt(np.clip(alone, 0.0, 1.0) / np.maximum(left, 0.05))

@@ -18,6 +18,9 @@ from calib.solve.assembly import Walk
 
 Array = NDArray[np.float64]
 
+LARGE = 2_000_000
+"""Measurements from which the sums within stars are kept in single precision, a few parts in 10^7 of a variance."""
+
 # ruff: noqa: D103 - each kernel's one line stands in its comment
 
 
@@ -211,7 +214,8 @@ def prediction_variance(
     """
     xy, K, centre, P, response = place
     n, S = node.size, walk.stars.size
-    b, q, own = np.empty((n, P)), np.zeros((n, P)), np.empty(n)
+    kind = np.float64 if n < LARGE else np.float32
+    b, q, own = np.empty((n, P), kind), np.zeros((n, P), kind), np.empty(n, kind)
     variance, star, star_gauge = np.empty(n), np.zeros((S, 3)), np.zeros((S, P))
     runs = (walk.stars, walk.star_ptr, walk.source)
     rows = (walk.marked, walk.node_ptr, walk.slot, b)

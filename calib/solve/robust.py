@@ -120,6 +120,7 @@ def fit(
     prior = terms.prior(design)
     # the first weights: residuals of the start, whose predictions' variance is not known yet
     weighted = weigh(noise, star_ptr, node, err, start.residual**2)
+    del start
     reported, coupling = err, 0.0
     before: Array | None = None
     change = moved = np.inf
@@ -149,6 +150,8 @@ def fit(
         if learn:
             moved = max(noise.update(weighted.sums), terms.update(topology.degree))
         prior = terms.prior(design)
+        if n_pass < max_passes:
+            del equations, estimate, spread  # a large survey holds one pass at a time
     evidence = _evidence(design, noise, terms, equations, estimate, err)
     return RobustFit(
         design, noise, terms, prior, weighted, err, coupling, equations, estimate, spread, evidence, n_pass, converged,
