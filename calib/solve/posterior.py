@@ -69,6 +69,7 @@ def wild_bootstrap(
     inverse = kernels.star_inverses(star_ptr, node, score_weight, design.star_block, response, equations.prior.star)
     out = np.zeros((n_all, design.block))
     star = np.repeat(np.arange(design.n_stars, dtype=np.int32), np.diff(star_ptr))
+    scaled = estimate.residual * _restored(equations, spread, star)
     for k in range(draws):
         out[:] = 0.0
         sign = (2 * rng.integers(0, 2, design.n_stars, np.int8) - 1).astype(np.float32)
@@ -85,16 +86,15 @@ def wild_bootstrap(
     return np.asarray((drawn**2).mean(1))
 
 
-def _restored(equations: NormalEquations, spread: Spread, star: NDArray[np.int64]) -> Array:
+def _restored(equations: NormalEquations, spread: Spread, star: NDArray[np.int32]) -> NDArray[np.float32]:
     """(n,), what undoes the shrinking of residuals by the fit of the nodes.
 
     That by the fit of each star's own magnitude stays: its score is of residuals about it, before the fit as after.
     """
-    inv = equations.star_inverse[star]
-    own = inv[:, 0]
+    inv, w = equations.star_inverse, equations.w
+    own = inv[:, 0][star]
     if equations.design.star_block == 2:
         h = equations.design.arrays[2][equations.design.graph.exposure]
-        own = own + h * (2.0 * inv[:, 1] + h * inv[:, 2])
-    w = np.asarray(equations.w, float)
-    left, alone = 1.0 - w * spread.prediction, 1.0 - w * own
-    return np.sqrt(np.clip(alone, 0.0, 1.0) / np.maximum(left, 0.05))
+        own = own + h * (2.0 * inv[:, 1][star] + h * inv[:, 2][star])
+    alone, left = np.clip(1.0 - w * own, 0.0, 1.0), np.maximum(1.0 - w * spread.prediction, 0.05)
+    return np.sqrt(alone / left).astype(np.float32)
