@@ -70,6 +70,7 @@ def wild_bootstrap(
     out = np.zeros((n_all, design.block))
     star = np.repeat(np.arange(design.n_stars, dtype=np.int32), np.diff(star_ptr))
     scaled = estimate.residual * _restored(equations, spread, star)
+    scaled = estimate.residual * _restored(equations, spread, star)
     for k in range(draws):
         out[:] = 0.0
         sign = (2 * rng.integers(0, 2, design.n_stars, np.int8) - 1).astype(np.float32)
