@@ -168,6 +168,52 @@ class Dense:
         return self.H[k:, k:] - self.H[k:, :k] @ np.linalg.pinv(self.H[:k, :k], hermitian=True) @ self.H[:k, k:]
 
 
+def _survey(
+    seed=0, n_exposures=12, n_stars=150, visits=6, err=(0.005, 0.03), scale=1.0, floor=0.0, dof=None, plane=0.0,
+    places=False, bands=("r",),
+):  # fmt: skip
+    """Table of a survey whose noise is what it says, times a scale and with a floor; and its true zero-points."""
+    import polars as pl
+
+    rng = np.random.default_rng(seed)
+    frames, truth = [], {}
+    for band in bands:
+        z = rng.normal(0, 0.1, n_exposures)
+        z -= z.mean()
+        slope = rng.normal(0, plane, (n_exposures, 2)) if plane else np.zeros((n_exposures, 2))
+        star = np.repeat(np.arange(n_stars), visits)
+        node = np.concatenate([rng.choice(n_exposures, visits, replace=False) for _ in range(n_stars)])
+        sigma = np.exp(rng.uniform(*np.log(err), star.size))
+        draw = rng.standard_t(dof, star.size) if dof else rng.normal(size=star.size)
+        x, y = rng.uniform(0, 2000, (2, star.size))
+        surface = slope[node, 0] * (x / 1000 - 1) + slope[node, 1] * (y / 1000 - 1)
+        mag = rng.uniform(14, 18, n_stars)[star] - z[node] - surface + np.sqrt((scale * sigma) ** 2 + floor**2) * draw
+        columns = {"star_id": star, "exposure_id": node, "band": [band] * star.size, "mag": mag, "mag_err": sigma}
+        if plane or places:
+            columns |= {"x": x, "y": y}
+        frames.append(pl.DataFrame(columns))
+        truth[band] = z
+    return pl.concat(frames), truth
+
+
+def _problem(frame, **config):
+    from calib.config import Config
+    from calib.model.problem import Problem as Numbered
+    from calib.tables.measurements import read_measurements
+
+    return Numbered.of(read_measurements(frame), Config(**config))
+
+
+@pytest.fixture(scope="session")
+def survey():
+    return _survey
+
+
+@pytest.fixture(scope="session")
+def problem_of():
+    return _problem
+
+
 @pytest.fixture(scope="session")
 def make():
     return _make

@@ -1,0 +1,131 @@
+"""The night model against the dense sum of squares it stands for."""
+
+import numpy as np
+import pytest
+
+from calib.solve.nights import JITTER_GRID, USUAL_EXTINCTION, USUAL_SEEING_SLOPE, LevelPriors, NightLevels
+
+FIRST = 20
+
+
+@pytest.fixture
+def levels():
+    """Two bands, nights of 6, 5, 4 and 1 exposures, one exposure without airmass, one without a night."""
+    band = np.array([0] * 11 + [1] * 7, np.int32)
+    night = np.array([1] * 6 + [2] * 4 + [-1] + [1] * 5 + [2, 1])
+    rng = np.random.default_rng(0)
+    airmass = rng.uniform(1.0, 2.0, band.size)
+    airmass[17] = np.nan
+    return NightLevels.of(band, night, airmass, rng.normal(0, 0.2, band.size), FIRST)
+
+
+def rows(h, n_all):
+    """Residuals of the model as rows over all unknowns: of exposures, of nights' levels, of their slopes."""
+    exposure = np.zeros((h.node.size, n_all))
+    level, slope = np.zeros((2, h.n_groups, n_all))
+    band = FIRST + 3 * np.arange(h.n_bands)
+    night = FIRST + 3 * h.n_bands + 2 * np.arange(h.n_groups)
+    for i, (e, g) in enumerate(zip(h.node, h.group, strict=True)):
+        b = band[h.band[g]]
+        exposure[i, [e, night[g], night[g] + 1, b + 2]] = 1.0, -1.0, h.airmass[i], -h.seeing[i]
+    for g in range(h.n_groups):
+        level[g, [night[g], band[h.band[g]]]] = 1.0, -1.0
+        slope[g, [night[g] + 1, band[h.band[g]] + 1]] = 1.0, -1.0
+    return exposure, level, slope
+
+
+def test_who_hangs_on_a_night(levels):
+    assert levels.n_groups == 3
+    assert levels.n_bands == 2
+    np.testing.assert_array_equal(levels.node, np.r_[0:10, 11:16])
+    np.testing.assert_array_equal(levels.band, [0, 0, 1])
+    assert levels.n_hubs == 3 * 2 + 2 * 3
+    assert (levels.row < levels.column).all()
+
+
+def test_no_night_is_large_enough():
+    band, night = np.zeros(4, np.int32), np.array([1, 1, 2, 2])
+    assert NightLevels.of(band, night, np.ones(4), np.zeros(4), 4) is None
+    assert NightLevels.of(band, np.ones(4, int), np.full(4, np.nan), np.zeros(4), 4) is None
+
+
+def observed(levels, rng, n_all):
+    """Priors that have seen a random estimate, with its dense covariance."""
+    root = rng.normal(size=(n_all, n_all)) * 0.005
+    covariance, theta = root @ root.T, rng.normal(0, 0.03, n_all)
+    priors = LevelPriors(levels)
+    priors.shares = rng.dirichlet(np.ones(JITTER_GRID.size))
+    priors.observe(theta, np.diag(covariance), covariance[levels.row, levels.column])
+    return priors, theta, covariance
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_quadratic_form_is_the_sum_of_squares(levels, seen):
+    n_all = FIRST + levels.n_hubs
+    rng = np.random.default_rng(1)
+    priors = observed(levels, rng, n_all)[0] if seen else LevelPriors(levels)
+    form = priors.quadratic(n_all)
+    Q = np.diag(form.diagonal)
+    np.add.at(Q, (levels.row, levels.column), form.pair)
+    np.add.at(Q, (levels.column, levels.row), form.pair)
+    exposure, level, slope = rows(levels, n_all)
+    lam = priors.jitter_precision if seen else np.ones(levels.node.size)
+    la = priors.level.precision(*priors.last["level"]) if seen else 1 / priors.level.scale
+    lk = priors.slope.precision(*priors.last["slope"]) if seen else 1 / priors.slope.scale
+    mean, width = USUAL_EXTINCTION
+
+    def squares(x):
+        hubs = x[FIRST : FIRST + 3 * levels.n_bands].reshape(-1, 3)
+        usual = ((hubs[:, 1] - mean) ** 2).sum() / width**2 + (hubs[:, 2] ** 2).sum() / USUAL_SEEING_SLOPE**2
+        return (lam * (exposure @ x) ** 2).sum() + (la * (level @ x) ** 2).sum() + (lk * (slope @ x) ** 2).sum() + usual
+
+    constant = squares(np.zeros(n_all))
+    for _ in range(5):
+        x = rng.normal(size=n_all)
+        assert x @ Q @ x - 2 * form.rhs @ x + constant == pytest.approx(squares(x), rel=1e-10)
+    assert np.linalg.eigvalsh(Q).min() > -1e-8 * np.abs(Q).max()
+
+
+def test_observed_squares_and_variances_are_dense(levels):
+    n_all = FIRST + levels.n_hubs
+    priors, theta, covariance = observed(levels, np.random.default_rng(2), n_all)
+    for name, row in zip(("jitter", "level", "slope"), rows(levels, n_all), strict=True):
+        square, variance = priors.last[name]
+        np.testing.assert_allclose(square, (row @ theta) ** 2, rtol=1e-10, atol=1e-15)
+        np.testing.assert_allclose(variance, np.einsum("ij,jk,ik->i", row, covariance, row), rtol=1e-9, atol=1e-12)
+
+
+def test_photometric_nights_are_told_from_cloudy_ones():
+    rng = np.random.default_rng(3)
+    n_nights, each = 12, 15
+    night = np.repeat(np.arange(n_nights), each)
+    n = night.size
+    airmass = rng.uniform(1, 2, n)
+    h = NightLevels.of(np.zeros(n, np.int32), night, airmass, np.zeros(n), n)
+    cloudy = np.arange(n_nights) % 3 == 0
+    theta = np.zeros(n + h.n_hubs)
+    jitter = np.where(cloudy[night], 0.2, 0.002) * rng.normal(size=n)
+    theta[h.slope(np.arange(n_nights))] = 0.12
+    theta[h.band_hub(1, np.zeros(1, np.int32))] = 0.12
+    theta[:n] = jitter - 0.12 * (airmass - 1)
+    priors = LevelPriors(h)
+    for _ in range(30):
+        priors.observe(theta, np.full(theta.size, 1e-8), np.zeros(h.row.size))
+        priors.update()
+    scatter = np.sqrt(np.exp(priors.posterior @ np.log(JITTER_GRID)))
+    assert scatter[cloudy].min() > 0.06
+    assert scatter[~cloudy].max() < 0.004
+    tight = priors.jitter_precision.reshape(n_nights, each)
+    assert np.median(tight[~cloudy]) > 100 * np.median(tight[cloudy])
+    assert priors.shares.sum() == pytest.approx(1.0)
+    assert np.isfinite(priors.log_density())
+
+
+def test_one_cloud_on_a_clear_night_is_let_go():
+    h = NightLevels.of(np.zeros(12, np.int32), np.zeros(12, int), np.ones(12), np.zeros(12), 12)
+    theta = np.zeros(12 + h.n_hubs)
+    theta[:12] = np.random.default_rng(4).normal(0, 0.002, 12)
+    theta[5] = -0.4
+    priors = LevelPriors(h)
+    priors.observe(theta, np.full(theta.size, 1e-8), np.zeros(h.row.size))
+    assert priors.jitter_precision[5] < 1e-3 * np.median(priors.jitter_precision)

@@ -1,0 +1,126 @@
+"""The robust solve: least squares where all is well, unmoved where it is not, and errors that hold."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from calib.config import Config
+from calib.solve.methods import solve_robust, solve_wls
+from calib.solve.normal import Topology
+from calib.solve.robust import absolute_start
+from calib.solve.select import design_of
+
+PLAIN = Config(surface="off", seeing_response="off", extinction="off", score=False)
+
+
+def zeropoints(solved):
+    half = solved.half()
+    return half.zeropoint, half.error
+
+
+def solve(survey, problem_of, method=solve_robust, change=None, **given):
+    frame, truth = survey(**given)
+    if change is not None:
+        frame = change(frame)
+    z, error = zeropoints(method(problem_of(frame), PLAIN))
+    return z, error, truth["r"], frame
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ideal_data_are_solved_as_by_least_squares(survey, problem_of, seed):
+    z, error, truth, _ = solve(survey, problem_of, seed=seed)
+    plain, plain_error, _, _ = solve(survey, problem_of, solve_wls, seed=seed)
+    assert np.abs(z - plain).max() < 1.0 * plain_error.mean()
+    np.testing.assert_allclose(error.mean(), plain_error.mean(), rtol=0.2)
+    assert np.sqrt(np.mean((z - truth) ** 2)) < 2 * plain_error.mean()
+
+
+def test_pulls_and_coverage_over_many_surveys(survey, problem_of):
+    pulls = []
+    for seed in range(40):
+        z, error, truth, _ = solve(survey, problem_of, seed=100 + seed, n_stars=80, scale=1.5, floor=0.006, dof=5)
+        pulls.append((z - truth) / error)
+    pulls = np.concatenate(pulls)
+    assert abs(pulls.mean()) < 0.1
+    assert 0.85 < pulls.std() < 1.12
+    assert 0.64 < np.mean(np.abs(pulls) < 1) < 0.77
+    assert 0.92 < np.mean(np.abs(pulls) < 1.96) < 0.985
+
+
+def test_outliers_do_not_move_it(survey, problem_of):
+    def spoil(frame):
+        rng = np.random.default_rng(7)
+        wrong = rng.random(frame.height) < 0.08
+        return frame.with_columns(mag=pl.col("mag") + np.where(wrong, rng.uniform(0.2, 4.0, frame.height), 0.0))
+
+    clean, error, truth, _ = solve(survey, problem_of, seed=3)
+    z, spoilt_error, _, _ = solve(survey, problem_of, seed=3, change=spoil)
+    plain, _, _, _ = solve(survey, problem_of, solve_wls, seed=3, change=spoil)
+    rms = [np.sqrt(np.mean((x - truth) ** 2)) for x in (clean, z, plain)]
+    assert rms[1] < 2.5 * rms[0]
+    assert rms[1] < 0.1 * rms[2]
+    assert rms[1] < 2 * spoilt_error.mean()
+
+
+def add_group(frame, seed=0, n=5, offset=1.8):
+    """An exposure of n stars of its own offset, far from all others."""
+    rng = np.random.default_rng(seed)
+    means = frame.group_by("star_id", maintain_order=True).agg(pl.col("mag").mean()).head(n)
+    own = pl.DataFrame(
+        {
+            "star_id": means["star_id"],
+            "exposure_id": [999] * n,
+            "band": ["r"] * n,
+            "mag": means["mag"] + offset + rng.normal(0, 0.01, n),
+            "mag_err": [0.01] * n,
+        }
+    )
+    return pl.concat([frame, own.select(frame.columns)])
+
+
+@pytest.mark.parametrize("offset", [1.8, -1.8, 6.0])
+def test_a_small_group_far_off_is_kept(survey, problem_of, offset):
+    z, error, truth, _ = solve(survey, problem_of, seed=4, change=lambda f: add_group(f, offset=offset))
+    relative = z[-1] - z[:-1].mean()
+    assert relative == pytest.approx(-offset, abs=0.12)  # the stars' own means are of zero-points that scatter by 0.1
+    assert error[-1] < 0.05
+    moved = z[:-1] - z[:-1].mean() - truth
+    assert np.sqrt(np.mean(moved**2)) < 2 * error[:-1].mean()
+
+
+def test_the_start_keeps_the_group_too(survey, problem_of):
+    frame, _ = survey(seed=5)
+    problem = problem_of(add_group(frame))
+    design = design_of(problem, 0, False)
+    start = absolute_start(design, problem.m, problem.err, Topology(design))
+    mine = problem.graph.exposure == 12
+    assert np.abs(start.residual[mine]).max() < 0.1
+
+
+@pytest.mark.parametrize(("scale", "floor"), [(1.0, 0.004), (2.5, 0.01), (0.6, 0.005)])
+def test_variances_are_learned(survey, problem_of, scale, floor):
+    frame, _ = survey(seed=6, n_exposures=20, n_stars=800, visits=8, err=(0.002, 0.06), scale=scale, floor=floor)
+    fit = solve_robust(problem_of(frame), PLAIN).fit
+    assert fit.converged
+    assert np.sqrt(fit.noise.survey_scale2[0]) == pytest.approx(scale, rel=0.08)
+    assert np.sqrt(fit.noise.floor[0]) == pytest.approx(floor, rel=0.2)
+    assert fit.noise.dof >= 10.0
+
+
+def test_an_exposure_shifted_moves_by_that_alone(survey, problem_of):
+    def shift(frame):
+        return frame.with_columns(mag=pl.col("mag") + 0.25 * (pl.col("exposure_id") == 3))
+
+    z, error, _, _ = solve(survey, problem_of, seed=8)
+    shifted, again, _, _ = solve(survey, problem_of, seed=8, change=shift)
+    expected = np.full(12, 0.25 / 12)
+    expected[3] -= 0.25
+    np.testing.assert_allclose(shifted - z, expected, atol=0.02 * error.mean())
+    np.testing.assert_allclose(again, error, rtol=0.02)
+
+
+def test_order_of_rows_changes_nothing(survey, problem_of):
+    z, error, _, _ = solve(survey, problem_of, seed=9)
+    mixed, again, _, _ = solve(survey, problem_of, seed=9, change=lambda f: f.sample(fraction=1, shuffle=True, seed=1))
+    np.testing.assert_allclose(mixed, z, atol=1e-6)
+    np.testing.assert_allclose(again, error, rtol=0.25)  # the bootstrap draws other signs
