@@ -145,7 +145,7 @@ class NoiseModel:
             posterior = np.exp(posterior - posterior.max(axis=1, keepdims=True))
             posterior /= posterior.sum(axis=1, keepdims=True)
             self.excess = posterior @ EXCESS_GRID
-            counts = posterior[sums.count > 0].sum(0) + USUAL_EXPOSURES * USUAL_EXCESS
+            counts = posterior[sums.count > LEAST_FREE].sum(0) + USUAL_EXPOSURES * USUAL_EXCESS
             self.excess_shares = counts / counts.sum()
         self.shares = sums.shares / sums.shares.sum()
         if sums.dof_likelihood is not None:

@@ -68,6 +68,10 @@ class SplitScore:
         }
 
 
+NOT_COMPARED = SplitScore(float("nan"), np.zeros(0), float("nan"), np.zeros(0, np.int64))
+"""Where no exposure was solved by both halves."""
+
+
 def halves(problem: Problem, seed: int | list[int]) -> tuple[Problem, Problem]:
     """Split the stars in two; a star's bands stay together."""
     rng = np.random.default_rng(seed)
@@ -90,7 +94,7 @@ def compare_halves(a: Half, b: Half) -> SplitScore:
     keep = counts[group] >= 3
     node, group = node[keep], group[keep]
     if node.size == 0:
-        return SplitScore(float("nan"), np.zeros(0), float("nan"), node)
+        return NOT_COMPARED
     difference = a.zeropoint[node] - b.zeropoint[node]
     variance = a.error[node] ** 2 + b.error[node] ** 2
     n = np.bincount(group)
@@ -109,9 +113,12 @@ def score(problem: Problem, solve_half: Callable[[Problem], Half], seed: int) ->
     splits = int(np.clip(ENOUGH_EXPOSURES // max(problem.graph.n_exposures, 1), 1, MOST_SPLITS))
     for k in range(splits):
         first, second = halves(problem, [seed, k] if k else seed)
-        found.append(compare_halves(solve_half(first), solve_half(second)))
-    found = [s for s in found if s.node.size] or found[:1]
-    count = np.array([max(s.node.size, 1) for s in found])
+        if first.m.size and second.m.size:
+            found.append(compare_halves(solve_half(first), solve_half(second)))
+    found = [s for s in found if s.node.size]
+    if not found:
+        return NOT_COMPARED
+    count = np.array([s.node.size for s in found])
     return SplitScore(
         float(np.average([s.score for s in found], weights=count)),
         np.concatenate([s.pull for s in found]),
