@@ -1,0 +1,81 @@
+"""Terms are carried where they earn it; parts of a problem are problems of their own."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from calib.config import Config
+from calib.solve.select import candidates, design_of, robust_fit, subset, trial_part
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_planes_are_chosen_where_there_are_some(survey, problem_of, seed):
+    given = {"seed": seed, "n_exposures": 15, "n_stars": 200, "err": (0.004, 0.02)}
+    with_planes, _ = robust_fit(problem_of(survey(plane=0.02, **given)[0]), Config())
+    assert with_planes.design.degree >= 1
+    without, trials = robust_fit(problem_of(survey(places=True, **given)[0]), Config())
+    assert without.design.degree == 0
+    assert [t.degree for t in trials] == [0, 1]
+    assert trials[0].name == "no surface"
+    assert trials[1].name == "plane"
+
+
+def test_planes_are_recovered(survey, problem_of):
+    frame, truth = survey(seed=3, n_exposures=15, n_stars=300, plane=0.03)
+    fit, _ = robust_fit(problem_of(frame), Config(surface="plane"))
+    assert fit.design.degree == 1
+    assert np.sqrt(fit.terms.surfaces[1].scale) == pytest.approx(0.03, rel=0.5)
+    z = fit.equations.centred(fit.estimate.theta)[:15, 0]
+    off, _ = robust_fit(problem_of(frame), Config(surface="off"))
+    without = off.equations.centred(off.estimate.theta)[:15, 0]
+    rms = [np.sqrt(np.mean((x - truth["r"]) ** 2)) for x in (z, without)]
+    assert rms[0] < rms[1]
+
+
+def test_candidates_are_what_data_and_configuration_allow(survey, problem_of):
+    bare, placed = problem_of(survey(n_stars=30)[0]), problem_of(survey(n_stars=30, places=True)[0])
+    assert candidates(bare, Config()) == ([0], [False])
+    assert candidates(bare, Config(surface="plane", seeing_response="on")) == ([0], [False])
+    assert candidates(placed, Config()) == ([0, 1, 2], [False])
+    assert candidates(placed, Config(surface="quadratic")) == ([2], [False])
+
+
+def test_subset_keeps_what_it_is_told(survey, problem_of):
+    problem = problem_of(survey(seed=4, n_stars=60, places=True)[0])
+    keep = np.random.default_rng(0).random(problem.m.size) < 0.3
+    part = subset(problem, keep)
+    np.testing.assert_array_equal(part.m, problem.m[keep])
+    np.testing.assert_array_equal(part.err, problem.err[keep])
+    np.testing.assert_array_equal(part.xy, problem.xy[keep])
+    np.testing.assert_array_equal(part.graph.exposure, problem.graph.exposure[keep])
+    np.testing.assert_array_equal(part.graph.order, problem.graph.order[keep])
+    assert part.graph.n_exposures == problem.graph.n_exposures
+    assert part.graph.n_stars == part.stars.height
+    assert (np.diff(part.graph.star_ptr) > 0).all()
+    # the same stars, by name
+    before = problem.stars["star_id"].to_numpy()[problem.graph.star()[keep]]
+    np.testing.assert_array_equal(part.stars["star_id"].to_numpy()[part.graph.star()], before)
+    assert problem.m.size == 360  # the whole is as it was
+
+
+def test_subset_of_all_and_of_none(survey, problem_of):
+    problem = problem_of(survey(n_stars=20)[0])
+    whole = subset(problem, np.ones(problem.m.size, bool))
+    np.testing.assert_array_equal(whole.graph.star_ptr, problem.graph.star_ptr)
+    none = subset(problem, np.zeros(problem.m.size, bool))
+    assert none.m.size == 0
+    assert none.stars.height == 0
+
+
+def test_trial_part_is_connected_and_about_as_large_as_asked(survey, problem_of):
+    # a chain: each star in neighbouring exposures only
+    star = np.repeat(np.arange(590), 2)
+    node = star // 10 + np.tile([0, 1], 590)
+    one = np.ones(1180)
+    frame = pl.DataFrame({"star_id": star, "exposure_id": node, "mag": 15 * one, "mag_err": 0.01 * one})
+    problem = problem_of(frame)
+    part = trial_part(problem, 300)
+    assert 240 <= part.m.size <= 360
+    used = np.unique(part.graph.exposure)
+    assert np.unique(part.graph.components()[used]).size == 1
+    assert design_of(part, 0, False).n_nodes == problem.graph.n_exposures
