@@ -25,7 +25,7 @@ Progress = Callable[[str, int, float], None]
 
 CLEARLY_BETTER = 0.1
 """Another method than the robust one is taken where its score is better by this much: errors smaller by a tenth."""
-SCORED_MEASUREMENTS = 3_000_000
+SCORED_MEASUREMENTS = 1_000_000
 """Larger surveys score their methods on a connected part of themselves."""
 
 
