@@ -338,7 +338,7 @@ def weigh(
     free = np.ones(node.size, np.float32)
     if leverage is not None:
         np.clip(1.0 - leverage, 0.0, 1.0, out=free, casting="same_kind")
-    w = np.empty(node.size, np.float64 if node.size < LARGE else np.float32)
+    w: NDArray[np.floating] = np.empty(node.size, np.float64 if node.size < LARGE else np.float32)
     variable, u = np.empty(n_stars), np.empty(n_stars)
     sums, shares = np.zeros((n_nodes, 7)), np.full(VARIABILITY_GRID.size, 1e-3)
     shares[0] += 1.0

@@ -74,7 +74,7 @@ def test_error_curves_are_those_of_each_node():
     level, slope, bend = np.array([-4.0, -3.0, -5.0]), np.array([0.5, 0.7, 0.4]), np.array([0.05, 0.0, 0.1])
     x = mag - 17.0
     log_err = level[node] + slope[node] * x + bend[node] * x**2
-    value, tangent = error_curves(node, mag, log_err, 3)
+    value, tangent = error_curves(node, mag, log_err, 3)(node, mag)
     np.testing.assert_allclose(value, log_err, atol=0.06)  # shrunk a little towards each other
     np.testing.assert_allclose(tangent, slope[node] + 2 * bend[node] * x, atol=0.08)
 
@@ -84,7 +84,7 @@ def test_a_node_of_few_stars_takes_the_surveys_curve():
     node = np.r_[np.zeros(2000), np.ones(2)].astype(np.int32)
     mag = np.r_[rng.uniform(15, 19, 2000), 16.0, 16.001]
     log_err = 0.6 * (mag - 17.0) - 4.0 + np.r_[np.zeros(2000), 1.0, 1.5]
-    value, slope = error_curves(node, mag, log_err, 2)
+    value, slope = error_curves(node, mag, log_err, 2)(node, mag)
     np.testing.assert_allclose(slope[-2:], 0.6, atol=0.05)
     np.testing.assert_allclose(value[-2:], log_err[-2:].mean(), atol=0.1)
 
@@ -92,6 +92,8 @@ def test_a_node_of_few_stars_takes_the_surveys_curve():
 def test_empty_nodes_and_missing_values():
     node = np.array([0, 0, 2, 2, 2], np.int32)
     mag = np.array([15.0, 16.0, np.nan, 17.0, 18.0])
-    value, slope = error_curves(node, np.nan_to_num(mag, nan=16.0), np.array([-4, -3.5, np.nan, -3.0, -2.5]), 4)
-    assert np.isfinite(value).all()
-    assert np.isfinite(slope).all()
+    curves = error_curves(node, mag, np.array([-4, -3.5, -3.2, -3.0, np.nan]), 4)
+    assert np.isfinite(curves.coefficients).all()
+    value, slope = curves(node, mag)
+    np.testing.assert_array_equal(np.isfinite(value), np.isfinite(mag))
+    np.testing.assert_array_equal(np.isfinite(slope), np.isfinite(mag))
