@@ -35,7 +35,7 @@ def headline(material: Material) -> dict[str, Any]:
     bands = [b for b in sorted(material.bands) if b]
     tiles = [
         ("exposures", count(exposures), f"{count(solved)} zero-points solved"),
-        ("stars", count(material.stars["star_id"].n_unique()), _repeated(material)),
+        ("stars", count(material.n_stars), _repeated(material)),
         ("measurements", count(rows), _share(counts.get("usable"), rows)),
     ]
     if bands:
@@ -63,9 +63,8 @@ def headline(material: Material) -> dict[str, Any]:
 
 
 def _repeated(material: Material) -> str:
-    used = material.stars["n_used"].cast(pl.Float64)
-    seen = used.filter(used > 0)
-    return f"measured {number(float(np.median(seen.to_numpy())), 2)} times, median" if seen.len() else ""
+    median = material.stars.filter(pl.col("n_used") > 0).select(pl.col("n_used").median()).collect().item()
+    return "" if median is None else f"measured {number(float(median), 2)} times, median"
 
 
 def _share(usable: Any, rows: Any) -> str:

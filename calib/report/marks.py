@@ -15,6 +15,8 @@ Bools = NDArray[np.bool_]
 
 MOST_PANELS = 6
 """Bands beyond so many are not drawn."""
+LONG = 2.2
+"""A survey that is so many times longer in RA than in Dec is drawn as a strip over the whole page."""
 MAP_CELLS = 70
 """Cells across a map of the sky."""
 
@@ -89,8 +91,8 @@ class Sky:
         self.x, self.y = self.place(ra, dec)
         x, y = (self.x[good], self.y[good]) if good.any() else (np.zeros(1), np.zeros(1))
         self.extent = float(max(np.ptp(x), np.ptp(y), 1e-3))
-        # a strip is drawn in a box that is not thinner than a quarter of its length
-        self.half = tuple(max(0.5 * float(np.ptp(v)), 0.125 * self.extent) + 0.06 * self.extent for v in (x, y))
+        # a strip is drawn in a box that is not much thinner than a seventh of its length
+        self.half = tuple(max(0.5 * float(np.ptp(v)), 0.07 * self.extent) + 0.04 * self.extent for v in (x, y))
         self.middle = tuple(0.5 * float(v.min() + v.max()) for v in (x, y))
 
     def place(self, ra: Array, dec: Array) -> tuple[Array, Array]:
@@ -110,6 +112,29 @@ class Sky:
         axes.locator_params(nbins=5)
         if not left:
             axes.tick_params(labelleft=False)
+
+
+def sky_panels(sky: Sky, n: int) -> tuple[Any, list[Any], bool]:
+    """Figure with n maps, shaped as the survey is: side by side, or long strips one above the other.
+
+    Returns
+    -------
+    figure
+    panels
+    wide
+        Whether it takes the whole width of the page.
+    """
+    ratio = sky.half[0] / sky.half[1]
+    strip = ratio > LONG
+    wide = strip or n > 1
+    width = style.WIDE if wide else style.HALF
+    across = (width - 1.2) / (1 if strip else n)
+    height = float(np.clip(across / ratio, 1.0, 3.4)) + 0.75
+    figure = style.new_figure(width, height * n if strip else height)
+    panels = figure.subplots(n if strip else 1, 1 if strip else n, squeeze=False).ravel().tolist()
+    for k, axes in enumerate(panels):
+        sky.dress(axes, left=strip or k == 0)
+    return figure, panels, wide
 
 
 def cell_medians(x: Array, y: Array, value: Array, size: float, least: int = 1) -> tuple[Array, Array, Array]:

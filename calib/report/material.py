@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from calib.tables.errors import InputError
 from calib.tables.nights import derive_nights
-from calib.tables.solution_tables import read_solution_tables
+from calib.tables.solution_tables import read_any
 
 Array = NDArray[np.float64]
 
@@ -34,12 +34,14 @@ class Material:
     zeropoints
         With ``node`` (row number), ``night`` (NaN where mjd is unknown), and of the measurements ``n_rows``,
         ``outlier_fraction``.
-    stars, terms
-        As written; terms may be empty.
+    stars
+        Lazily.
+    terms
+        As written, or empty.
     rows
         The measurements, lazily, or None.
-    n_rows
-        Their number.
+    n_rows, n_stars
+        Their number, and that of the stars.
     sample
         Used measurements of sampled stars: star_id, node, band, mag, residual, noise, leverage, weight, reported_err,
         ra, dec.
@@ -51,10 +53,11 @@ class Material:
 
     run: dict[str, Any]
     zeropoints: pl.DataFrame
-    stars: pl.DataFrame
+    stars: pl.LazyFrame
     terms: pl.DataFrame
     rows: pl.LazyFrame | None
     n_rows: int
+    n_stars: int
     sample: pl.DataFrame
     every: int
     bands: list[str]
@@ -93,15 +96,22 @@ def read_material(folder: Path) -> Material:
     InputError
         It holds no solution, or run.json is not JSON.
     """
-    tables = read_solution_tables(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give the --out of calib solve")
+    for name in ("zeropoints.parquet", "stars.parquet", "run.json"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: has no {name}; give the --out of a finished calib solve")
     path = folder / "run.json"
-    if not path.is_file():
-        raise InputError(f"{folder}: has no run.json; give the --out of a finished calib solve")
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: is not JSON ({error})") from None
-    zeropoints, rows = tables.zeropoints.with_row_index("node"), tables.measurements
+    zeropoints = pl.read_parquet(folder / "zeropoints.parquet").with_row_index("node")
+    stars = pl.scan_parquet(folder / "stars.parquet")
+    n_stars = int(stars.select(pl.col("star_id").n_unique()).collect(engine="streaming").item())
+    measured, fitted = folder / "measurements.parquet", folder / "terms.ecsv"
+    rows = pl.scan_parquet(measured) if measured.is_file() else None
+    terms = read_any(fitted).with_columns(pl.col(pl.String).fill_null("")) if fitted.is_file() else pl.DataFrame()
     zeropoints = zeropoints.with_columns(pl.col("node").cast(pl.Int32), pl.col("band").fill_null(""))
     night = np.full(zeropoints.height, np.nan)
     if "mjd" in zeropoints.columns:
@@ -112,12 +122,11 @@ def read_material(folder: Path) -> Material:
     if rows is not None:
         zeropoints = _with_counts(zeropoints, rows)
         n_rows = int(rows.select(pl.len()).collect().item())
-        every = max(1, min(-(-n_rows // SAMPLE), tables.stars["star_id"].n_unique() // FEW_STARS))
-        sample = _sample(zeropoints, tables.stars, rows, every, run)
+        every = max(1, min(-(-n_rows // SAMPLE), n_stars // FEW_STARS))
+        sample = _sample(zeropoints, stars, rows, every, run)
     counts = zeropoints.group_by("band").len().sort("len", "band", descending=[True, False])
-    terms = tables.terms if tables.terms is not None else pl.DataFrame()
     bands = counts["band"].to_list()
-    return Material(run, zeropoints, tables.stars, terms, rows, n_rows, sample, every, bands)
+    return Material(run, zeropoints, stars, terms, rows, n_rows, n_stars, sample, every, bands)
 
 
 _EMPTY = pl.DataFrame(schema={"node": pl.Int32, "residual": pl.Float64})
@@ -136,7 +145,7 @@ def _with_counts(zeropoints: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _sample(
-    zeropoints: pl.DataFrame, stars: pl.DataFrame, rows: pl.LazyFrame, every: int, run: dict[str, Any]
+    zeropoints: pl.DataFrame, stars: pl.LazyFrame, rows: pl.LazyFrame, every: int, run: dict[str, Any]
 ) -> pl.DataFrame:
     """All used measurements of one star in `every`, with their noise by the noise model and their leverage.
 
@@ -173,9 +182,10 @@ def _sample(
     )
     if frame.height > 2 * SAMPLE:
         frame = frame.gather_every(-(-frame.height // SAMPLE))
-    place = [c for c in ("ra", "dec") if c in stars.columns]
-    frame = frame.join(
-        stars.select("star_id", "band", "mag", *place), on=["star_id", "band"], how="left", maintain_order="left"
-    )
+    place = [c for c in ("ra", "dec") if c in stars.collect_schema().names()]
+    own = stars.select("star_id", "band", "mag", *place)
+    if every > 1:
+        own = own.filter(pl.col("star_id").hash(7) % every == 0)
+    frame = frame.join(own.collect(engine="streaming"), on=["star_id", "band"], how="left", maintain_order="left")
     kept = ("star_id", "node", "band", "mag", "residual", "noise", "leverage", "weight", "reported_err", *place)
     return frame.select(kept)

@@ -17,6 +17,8 @@ Int64s = NDArray[np.int64]
 
 MOST_NODES = 3000
 """Exposures beyond so many are thinned."""
+MOST_BANDS = 4
+"""Bands beyond so many are not drawn."""
 MOST_ROWS = 2_000_000
 """Measurements beyond so many are thinned to a random choice of stars."""
 MOST_VISITS = 2e8
@@ -64,11 +66,13 @@ def network(material: Material) -> Network | None:
         return None
     all_nodes = nodes.size
     if nodes.size > MOST_NODES:
-        size = material.zeropoints.select(pl.len().over("component"))["len"].to_numpy()[nodes]
-        # whole small components would vanish under an even stride: the largest ones come first, one in so many
-        nodes = np.sort(nodes[np.argsort(-size, kind="stable")][:: -(-nodes.size // MOST_NODES)])
+        component = material.zeropoints["component"].to_numpy()
+        bands = material.bands[:MOST_BANDS]
+        of_band = [nodes[material.of_band(b)[nodes]] for b in bands]
+        chosen = [n[_thin_nodes(component[n], MOST_NODES // len(bands))] for n in of_band if n.size]
+        nodes = np.sort(np.concatenate(chosen))
     share = nodes.size / all_nodes
-    visits = float((material.stars["n_used"].cast(pl.Float64) ** 2).sum()) * share**2
+    visits = material.stars.select((pl.col("n_used").cast(pl.Float64) ** 2).sum()).collect().item() * share**2
     every = max(1, int(np.ceil(share * used.sum() / MOST_ROWS)), int(np.ceil(visits / MOST_VISITS)))
     keep = material.zeropoints[nodes].select(*material.keys, pl.Series("_i", np.arange(nodes.size, dtype=np.int32)))
     lazy = material.rows.filter(pl.col("used")).select("star_id", *material.keys)
@@ -89,6 +93,16 @@ def network(material: Material) -> Network | None:
     return Network(nodes.astype(np.int64), graph, weak, every)
 
 
+def _thin_nodes(component: NDArray[Any], most: int) -> NDArray[np.int64]:
+    """At most ``most`` exposures: whole components, the largest first; one in so many of a component too large."""
+    _, label, counts = np.unique(component, return_inverse=True, return_counts=True)
+    if counts.max() > most:
+        whole = np.flatnonzero(label == counts.argmax())
+        return whole[:: -(-whole.size // most)].astype(np.int64)
+    order = np.lexsort((label, -counts[label]))
+    return np.sort(order[:most]).astype(np.int64)
+
+
 def picture(material: Material, net: Network | None) -> Picture | None:
     """Exposures and links, a panel for each band, at their places on the sky or drawn by a layout."""
     if net is None or net.graph.n_links == 0:
@@ -96,22 +110,23 @@ def picture(material: Material, net: Network | None) -> Picture | None:
     band = material.zeropoints["band"].to_numpy()[net.node]
     drawn = np.zeros(material.zeropoints.height, bool)
     drawn[net.node] = True
-    bands = marks.panel_bands(material, drawn)[:4]
+    bands = marks.panel_bands(material, drawn)[:MOST_BANDS]
     ra, dec = material.column("ra")[net.node], material.column("dec")[net.node]
     on_sky = bool(np.isfinite(ra).all() and np.isfinite(dec).all())
     sky = marks.Sky(ra, dec) if on_sky else None
-    wide = len(bands) > 1
-    figure = style.new_figure(style.WIDE if wide else style.HALF, 3.9 if len(bands) < 3 else 3.0)
-    panels = figure.subplots(1, len(bands), squeeze=False)[0]
+    if sky:
+        figure, panels, wide = marks.sky_panels(sky, len(bands))
+    else:
+        wide = len(bands) > 1
+        figure = style.new_figure(style.WIDE if wide else style.HALF, 3.9 if len(bands) < 3 else 3.0)
+        panels = figure.subplots(1, len(bands), squeeze=False)[0].tolist()
     hanging = _hanging(net)
     for axes, name in zip(panels, bands, strict=True):
         at = np.flatnonzero(band == name)
         place = layout.spread(sky.x[at], sky.y[at], sky.extent) if sky else layout.drawn(net.graph, at)
         _panel(axes, material, net, at, place, hanging)
         axes.set_title(style.plain(material.band_name(name)))
-        if sky:
-            sky.dress(axes, left=axes is panels[0])
-        else:
+        if not sky:
             axes.set_axis_off()
             axes.set_aspect("equal", adjustable="datalim")
     how = (

@@ -116,8 +116,7 @@ def on_sky(material: Material) -> Picture | None:
     column, row, middle = marks.cell_medians(sky.x, sky.y, size, sky.extent / cells, LEAST // 2)
     if middle.size < 4:
         return None
-    figure = style.new_figure(style.HALF, 3.6)
-    axes = figure.subplots()
+    figure, (axes,), wide = marks.sky_panels(sky, 1)
     ratio = np.log2(np.maximum(SPREAD * middle, 1e-3))
     column, row = (np.floor(v * cells / sky.extent).astype(int) for v in (column, row))
     left, low = int(column.min()), int(row.min())
@@ -130,7 +129,6 @@ def on_sky(material: Material) -> Picture | None:
     artist = axes.pcolormesh(
         *edges, image, vmin=-bound, vmax=bound, cmap=style.colormap("diverging"), rasterized=True
     )  # fmt: skip
-    sky.dress(axes)
     marks.color_scale(figure, artist, axes, "scatter / noise model")
     ticks = np.linspace(-bound, bound, 5)
     bar = figure.axes[-1]
@@ -141,6 +139,7 @@ def on_sky(material: Material) -> Picture | None:
         "Map of residual scatter on the sky.",
         "Robust scatter of the residuals over what the noise model expects, by the stars' place: 1 is as expected. "
         f"Orange patches are crowded fields, nebulosity, or edges where only bad exposures reach. {_sampled(material)}",
+        wide=wide,
     )
 
 

@@ -43,17 +43,17 @@ def flagged(material: Material, most: int = 30) -> Table | None:
 
 def variables(material: Material, most: int = 15) -> Table | None:
     """Stars most likely to vary."""
-    stars = material.stars
-    if not {"variability_probability", "chi2_dof"} <= set(stars.columns):
+    names = material.stars.collect_schema().names()
+    if not {"variability_probability", "chi2_dof"} <= set(names):
         return None
-    probable = stars.filter(pl.col("variability_probability").is_finite())
-    likely = int((probable["variability_probability"] > 0.9).sum())
-    top = probable.filter(pl.col("variability_probability") > 0.5)
+    probable = material.stars.filter(pl.col("variability_probability").is_finite())
+    above = (pl.col("variability_probability") > 0.9).sum().alias("likely")
+    likely, known_stars = probable.select(above, pl.len()).collect(engine="streaming").row(0)
     known = pl.when(pl.col("chi2_dof").is_finite()).then(pl.col("chi2_dof")).otherwise(None).alias("_chi2")
-    top = top.with_columns(known).sort(
-        pl.col("variability_probability").round(3), "_chi2", "star_id", descending=[True, True, False], nulls_last=True
-    )
-    top = top.head(most)
+    order = [pl.col("variability_probability").round(3), pl.col("_chi2"), pl.col("star_id")]
+    foremost = probable.filter(pl.col("variability_probability") > 0.5).with_columns(known)
+    foremost = foremost.sort(order, descending=[True, True, False], nulls_last=True).head(most)
+    top = foremost.collect(engine="streaming")
     if not top.height:
         return None
     place = [c for c in ("ra", "dec") if c in top.columns]
@@ -69,7 +69,7 @@ def variables(material: Material, most: int = 15) -> Table | None:
         "Stars that seem to vary",
         ["star_id", *band, "mag", "error (mmag)", "used", "χ² / dof", "P(variable)", *(f"{c} (deg)" for c in place)],
         rows,
-        f"{count(likely)} of {count(probable.height)} stars with two measurements or more have a probability above "
+        f"{count(likely)} of {count(known_stars)} stars with two measurements or more have a probability above "
         "0.9; these are the foremost. They have little weight in the zero-points.",
         frozenset(range(k, k + 5 + len(place))),
     )

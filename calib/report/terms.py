@@ -31,7 +31,9 @@ def surface(material: Material) -> Picture | None:
     for band in bands:
         here = coefficients[material.of_band(band) & solved]
         maps.append(1e3 * basis @ here.mean(0))
-        spreads.append(1e3 * float(np.sqrt(np.mean((basis @ (here - here.mean(0)).T) ** 2))))
+        # mean over the field of b' C b, with b the basis and C the coefficients' covariance over exposures
+        covariance = (here - here.mean(0)).T @ (here - here.mean(0)) / len(here)
+        spreads.append(1e3 * float(np.sqrt(np.sum(covariance * np.einsum("ijk,ijl->kl", basis, basis)) / GRID**2)))
     bound = max(max(float(np.abs(m).max()) for m in maps), 0.1)
     width, height = {1: (style.HALF, 3.4), 2: (style.HALF, 2.45), 3: (style.WIDE, 3.2)}.get(
         len(bands), (style.WIDE, 2.7)

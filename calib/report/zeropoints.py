@@ -108,8 +108,7 @@ def on_sky(material: Material) -> Picture | None:
     if not bands or good.sum() < 2:
         return None
     sky = marks.Sky(np.where(good, ra, np.nan), np.where(good, dec, np.nan))
-    figure = style.new_figure(style.HALF if len(bands) == 1 else style.WIDE, 3.4)
-    panels = figure.subplots(1, len(bands), squeeze=False)[0]
+    figure, panels, wide = marks.sky_panels(sky, len(bands))
     if what == "residual":
         bound = max(float(np.quantile(np.abs(value[good]), 0.95)), 1e-3)
         looks = {"cmap": style.colormap("diverging"), "vmin": -bound, "vmax": bound}
@@ -123,8 +122,7 @@ def on_sky(material: Material) -> Picture | None:
         size = float(np.clip(9000.0 / len(bands) / max(x.size, 1), 5.0, 70.0))
         artist = axes.scatter(x, y, c=middle, s=size, lw=0, rasterized=x.size > style.MANY, **looks)
         axes.set_title(style.plain(material.band_name(band)))
-        sky.dress(axes, left=axes is panels[0])
-    marks.color_scale(figure, artist, list(panels), label)
+    marks.color_scale(figure, artist, panels, label)
     look = (
         "Each mark is a pointing, coloured by the median over its exposures of the zero-point minus the median of its "
         "night. Look for patterns that follow the sky rather than the night: a gradient across the survey would be a "
@@ -138,7 +136,7 @@ def on_sky(material: Material) -> Picture | None:
         style.to_svg(figure, "sky", f"Map of the exposures on the sky, coloured by {label}."),
         "Map of the exposures on the sky.",
         look + marks.left_out(material, bands),
-        wide=len(bands) > 1,
+        wide=wide,
     )
 
 
