@@ -238,7 +238,7 @@ def _weigh(
             u += p[k] * grid[k]
             if kept > LEAST_FREE:
                 shares[k] += p[k]
-        variable[s] = p[beyond:].sum()
+        variable[s] = min(p[beyond:].sum(), 1.0)
         u_mean[s] = u
         for i in range(low, high):
             wi = 0.0
