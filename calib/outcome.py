@@ -278,8 +278,10 @@ def _stars(
     n_stars = fit.design.n_stars
     n_used = np.bincount(star, minlength=n_stars)
     chi2 = np.bincount(star, weights=fit.estimate.residual[own] ** 2 / base[own], minlength=n_stars)
-    freedom = np.bincount(star, weights=1.0 - np.clip(fit.spread.prediction / base, 0, 1)[own], minlength=n_stars)
-    variable = np.where(n_used > 1, fit.weighted.variable, np.nan)
+    # leverage under the weights of the fit: a variable star's prediction is as uncertain as its base noise and more
+    leverage = np.clip(fit.equations.w * fit.spread.prediction, 0.0, 0.99)
+    freedom = np.bincount(star, weights=1.0 - leverage[own], minlength=n_stars)
+    variable = np.where(n_used > 1, np.clip(fit.weighted.variable, 0.0, 1.0), np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         chi2_dof = np.where(n_used > 1, chi2 / freedom, np.nan)
     columns: dict[str, Any] = {

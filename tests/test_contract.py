@@ -142,6 +142,7 @@ def test_stars(folder: tuple[Path, Path]) -> None:
     assert s["n_measurements"].sum() == m.height
     seen = s.filter(pl.col("n_used") > 1)
     assert seen["variability_probability"].is_between(0, 1).all()
+    assert seen.filter(pl.col("mag").is_finite())["chi2_dof"].is_finite().all()
     good = s.filter(pl.col("mag").is_finite())
     assert (good["mag_err"] > 0).all()
 
