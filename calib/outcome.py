@@ -58,8 +58,13 @@ class Outcome:
     warnings: list[str]
 
 
-def outcome(problem: Problem, measurements: Measurements, solved: Solved, reference: pl.DataFrame | None) -> Outcome:
-    """All tables of a solution, anchored where reference stars allow."""
+def outcome(
+    problem: Problem, measurements: Measurements, unused: pl.DataFrame, solved: Solved, reference: pl.DataFrame | None
+) -> Outcome:
+    """All tables of a solution, anchored where reference stars allow.
+
+    ``unused`` holds the measurements' rows that were kept out of the solve; they are calibrated all the same.
+    """
     fit, top = solved.fit, solved.equations.topology
     n_nodes = fit.design.n_nodes
     star_ptr, node = problem.graph.star_ptr, problem.graph.exposure
@@ -95,7 +100,7 @@ def outcome(problem: Problem, measurements: Measurements, solved: Solved, refere
     zeropoints = zeropoints.head(problem.n_exposures)
     stars = _stars(problem, measurements, solved, mag, mag_err, star_component, base)
     model = _model(problem, measurements, solved)
-    values = _measurements(problem, measurements, solved, Calibrator.of(zeropoints, model), mag, per)
+    values = _measurements(problem, measurements, unused, solved, Calibrator.of(zeropoints, model), mag, per)
     zeropoints = zeropoints.with_columns(_limiting_mag(problem, measurements, zeropoints, problem.n_exposures))
     components, warnings = _components(problem, top, anchors, star_component, reference is not None)
     return Outcome(
@@ -350,8 +355,8 @@ def _model(problem: Problem, measurements: Measurements, solved: Solved) -> dict
 
 
 def _measurements(
-    problem: Problem, measurements: Measurements, solved: Solved, calibrator: Calibrator, mag: Array,
-    per: dict[str, NDArray[Any]],
+    problem: Problem, measurements: Measurements, unused: pl.DataFrame, solved: Solved, calibrator: Calibrator,
+    mag: Array, per: dict[str, NDArray[Any]],
 ) -> PerMeasurement:  # fmt: skip
     n = len(measurements)
     b = np.zeros(mag.size) if solved.fit.design.star_block == 1 else np.nan_to_num(solved.fit.estimate.stars[:, 1])
@@ -359,14 +364,26 @@ def _measurements(
         np.empty(n), np.empty(n, np.float32), np.empty(n, np.float32), np.zeros(n, np.float32),
         np.full(n, np.nan, np.float32), np.zeros(n, bool),
     )  # fmt: skip
-    for start in range(0, n, ROWS):
-        part = slice(start, min(start + ROWS, n))
-        frame = measurements.frame[part]
-        star, node = problem.star_code[part], problem.node_code[part]
-        value, err = calibrator(frame, node, b[star])
-        out.calibrated_mag[part] = value
-        out.calibrated_mag_err[part] = err
-        out.residual[part] = value - mag[star]
+
+    def put(rows: NDArray[np.integer[Any]], star: NDArray[np.int32], value: Array, err: Array) -> None:
+        out.calibrated_mag[rows] = value
+        out.calibrated_mag_err[rows] = err
+        out.residual[rows] = value - mag[star]
+
+    own = np.arange(problem.m.size)[problem.own]
+    graph, input_row, star_of = problem.graph, problem.input_row, problem.graph.star()
+    xy = problem.xy if solved.fit.design.degree > 0 else None
+    for start in range(0, own.size, ROWS):
+        part = own[start : start + ROWS]
+        star = star_of[part]
+        places = None if xy is None else xy[part]
+        value, err = calibrator.at_places(problem.m[part], problem.err[part], graph.exposure[part], places, b[star])
+        put(input_row[start : start + ROWS], star, value, err)
+    left = np.flatnonzero(~measurements.usable)
+    for start in range(0, left.size, ROWS):
+        rows = left[start : start + ROWS]
+        star = problem.star_code[rows]
+        put(rows, star, *calibrator(unused[start : start + ROWS], problem.node_code[rows], b[star]))
     row = problem.input_row
     out.weight[row] = per["weight"][problem.own]
     out.outlier_probability[row] = per["outlier"][problem.own]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -72,12 +73,16 @@ def calibrate(
         raise InputError(
             f"{_label(measurements)}: none of {len(measurements)} rows can be used: {_reasons(measurements)}"
         )
+    # what the solve has sorted for itself need not stay in the table: a large survey holds it once
+    unused = measurements.frame.filter(~measurements.usable)
+    kept = [c for c in ("star_id", "exposure_id", "band", "detector", "ra", "dec") if c in measurements.frame.columns]
+    measurements = replace(measurements, frame=measurements.frame.select(kept))
     if references is not None and config.extinction == "on":
         problem = with_catalogue(problem, references.frame)
     clock("graph")
     solved, scores, why = _solve(problem, config, progress, clock)
     method = why["method"]
-    made = outcome(problem, measurements, solved, None if references is None else references.frame)
+    made = outcome(problem, measurements, unused, solved, None if references is None else references.frame)
     clock("outcome")
     fit = solved.fit
     warnings = [*measurements.warnings, *([] if references is None else references.warnings), *made.warnings]

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from calib.model.field import Field
+from calib.model.field import Field, Places
 from calib.model.problem import standardised
 
 Array = NDArray[np.float64]
@@ -87,16 +87,27 @@ class Calibrator:
             (n,), the row's star's response to seeing, mag; 0 where unknown.
         """
         at = np.where(node >= 0, node, 0)
-        known = node >= 0
-        mag = frame["mag"].to_numpy() + np.where(known, self.zeropoint[at], np.nan)
-        if self.field is not None and self.surface.any():
-            mag += (self._basis(frame, at) * self.surface[at]).sum(1)
-        mag -= response * self.seeing[at]
-        err = frame["mag_err"].to_numpy().astype(float)
-        variance = (self.error_scale[at] * err) ** 2 + self.variance[at] + self.zeropoint_err[at] ** 2
-        return mag, np.sqrt(np.where(known, variance, np.nan))
+        xy = self._places(frame, at) if self.field is not None and self.surface.any() else None
+        return self.at_places(frame["mag"].to_numpy(), frame["mag_err"].to_numpy(), node, xy, response)
 
-    def _basis(self, frame: pl.DataFrame, at: NDArray[np.integer]) -> Array:
+    def at_places(
+        self, mag: Array, mag_err: NDArray[np.floating], node: NDArray[np.integer], xy: Places | None, response: Array
+    ) -> tuple[Array, Array]:
+        """The same for measurements whose places in the field (n, 2) are known already."""
+        at = np.where(node >= 0, node, 0)
+        known = node >= 0
+        value = mag + np.where(known, self.zeropoint[at], np.nan)
+        if xy is not None and self.field is not None:
+            x, y = xy[:, 0].astype(float), xy[:, 1].astype(float)
+            centre = self.field.centre
+            for k, basis in enumerate((x, y, x * x, x * y, y * y)):
+                value += (basis - centre[k + 1]) * self.surface[at, k]
+        value -= response * self.seeing[at]
+        err = mag_err.astype(float)
+        variance = (self.error_scale[at] * err) ** 2 + self.variance[at] + self.zeropoint_err[at] ** 2
+        return value, np.sqrt(np.where(known, variance, np.nan))
+
+    def _places(self, frame: pl.DataFrame, at: NDArray[np.integer]) -> Places:
         field = self.field
         assert field is not None
         if field.kind == "detector":
@@ -108,10 +119,7 @@ class Calibrator:
                 )
                 found = names.to_frame("detector").join(lookup, on="detector", how="left", maintain_order="left")
                 which = found["_i"].fill_null(0).to_numpy()
-            xy = field.on_detector(frame["x"].to_numpy(), frame["y"].to_numpy(), which)
-        else:
-            assert self.centre_ra is not None
-            assert self.centre_dec is not None
-            xy = field.on_sky(frame["ra"].to_numpy(), frame["dec"].to_numpy(), self.centre_ra[at], self.centre_dec[at])
-        x, y = xy[:, 0].astype(float), xy[:, 1].astype(float)
-        return np.asarray(np.stack([x, y, x * x, x * y, y * y], 1) - np.asarray(field.centre)[1:])
+            return field.on_detector(frame["x"].to_numpy(), frame["y"].to_numpy(), which)
+        assert self.centre_ra is not None
+        assert self.centre_dec is not None
+        return field.on_sky(frame["ra"].to_numpy(), frame["dec"].to_numpy(), self.centre_ra[at], self.centre_dec[at])

@@ -15,7 +15,7 @@ from calib.solve.assembly import assemble
 from calib.solve.design import Design
 from calib.solve.factor import Factor, Symbolic
 from calib.solve.gauge import along_gauge
-from calib.solve.predictions import prediction_variance
+from calib.solve.predictions import LARGE, prediction_variance
 
 Array = NDArray[np.float64]
 
@@ -294,7 +294,8 @@ class NormalEquations:
             theta = self.factor.solve(self.rhs)
         design = self.design
         stars = np.empty((design.n_stars, design.star_block))
-        residual = np.empty(design.n_measurements)
+        n = design.n_measurements
+        residual = np.empty(n, np.float64 if n < LARGE else np.float32)
         m = self._m_beyond_prior
         kernels.back_substitute(*self._sorted, m, self.w, self.star_inverse, *self._place, theta, stars, residual)
         if self.prior.star_mean is not None and design.star_block == 2:

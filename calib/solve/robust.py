@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from calib.model.errors import freed_errors
@@ -51,16 +52,23 @@ def absolute_start(
     """
     plain = design.with_terms(0, None)
     none = Prior.none(plain)
-    scale = np.sqrt(err.astype(float) ** 2 + floor**2)
+    scale = np.sqrt(err**2 + np.float32(floor**2))
     w = 1.0 / scale**2
     estimate = NormalEquations(plain, m, w, none, topology).estimate()
     corner = max(1.0, float(np.quantile(np.abs(estimate.residual) / scale, 0.9)))
     for _ in range(passes):
-        t = np.abs(estimate.residual) / scale
-        w = 1.0 / (scale**2 * np.sqrt(corner**2 + t**2))
+        _round_corner(scale, estimate.residual, corner, w)
+        del estimate
         estimate = NormalEquations(plain, m, w, none, topology).estimate()
         corner = max(1.0, 0.5 * corner)
     return estimate
+
+
+@njit(cache=True, nogil=True)
+def _round_corner(scale, residual, corner, w):  # type: ignore[no-untyped-def]
+    for i in range(w.size):
+        t = residual[i] / scale[i]
+        w[i] = 1.0 / (scale[i] * scale[i] * np.sqrt(corner * corner + t * t))
 
 
 def start_noise(design: Design, err: NDArray[np.float32], residual: Array, band: NDArray[np.int32]) -> NoiseModel:
