@@ -216,7 +216,8 @@ def prediction_variance(
     n, S = node.size, walk.stars.size
     kind = np.float64 if n < LARGE else np.float32
     b, q, own = np.empty((n, P), kind), np.zeros((n, P), kind), np.empty(n, kind)
-    variance, star, star_gauge = np.empty(n, kind), np.zeros((S, 3)), np.zeros((S, P))
+    variance: Array = np.empty(n, kind)  # type: ignore[assignment]
+    star, star_gauge = np.zeros((S, 3)), np.zeros((S, P))
     runs = (walk.stars, walk.star_ptr, walk.source)
     rows = (walk.marked, walk.node_ptr, walk.slot, b)
     pattern = (indptr, indices, var_diagonal, var_blocks, own, q)
