@@ -295,7 +295,7 @@ class NormalEquations:
         design = self.design
         stars = np.empty((design.n_stars, design.star_block))
         n = design.n_measurements
-        residual: Array = np.empty(n, np.float64 if n < LARGE else np.float32)  # type: ignore[assignment]
+        residual: Array = np.empty(n, np.float64 if n < LARGE else np.float32)
         m = self._m_beyond_prior
         kernels.back_substitute(*self._sorted, m, self.w, self.star_inverse, *self._place, theta, stars, residual)
         if self.prior.star_mean is not None and design.star_block == 2:

@@ -216,7 +216,7 @@ def prediction_variance(
     n, S = node.size, walk.stars.size
     kind = np.float64 if n < LARGE else np.float32
     b, q, own = np.empty((n, P), kind), np.zeros((n, P), kind), np.empty(n, kind)
-    variance: Array = np.empty(n, kind)  # type: ignore[assignment]
+    variance: Array = np.empty(n, kind)
     star, star_gauge = np.zeros((S, 3)), np.zeros((S, P))
     runs = (walk.stars, walk.star_ptr, walk.source)
     rows = (walk.marked, walk.node_ptr, walk.slot, b)
