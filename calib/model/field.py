@@ -13,6 +13,8 @@ Places = NDArray[np.float32]
 
 CELLS = 10
 """Cells a side of the map from which the field's shape is read."""
+MAPPED = 500_000
+"""Measurements from which the map is made."""
 OUTSIDE = 1.1
 """Places farther out than this many half fields are moved to there: a surface is not extrapolated."""
 
@@ -115,6 +117,7 @@ def basis_means(xy: Places) -> Array:
     The field is every cell of a coarse map that holds at least a fifth of the median cell's measurements, whatever its
     shape; its area counts, not where its stars happen to be.
     """
+    xy = xy[:: max(1, xy.shape[0] // MAPPED)]
     counts, ex, ey = np.histogram2d(xy[:, 0], xy[:, 1], bins=CELLS, range=[[-1, 1], [-1, 1]])
     if counts.sum() < 20 * CELLS**2:
         filled = np.ones_like(counts, bool)
