@@ -1,6 +1,6 @@
 """Accuracy and honesty of errors on simulated surveys, ten presets times five seeds.
 
-    python benchmarks/accuracy.py [--presets ordinary,cloudy] [--seeds 21,22,23,24,25] [--extinction off] [--json out.json]
+    python benchmarks/accuracy.py [--presets ordinary] [--seeds 21,22,23,24,25] [--extinction off] [--json out.json]
 
 For every survey: zero-point rms of 3-sigma clipping and of `calibrate(method="robust")` over two bounds, the solve that
 knows every variance and outlier (weights bound) and the solve on data freed from every systematic (noise floor); the
