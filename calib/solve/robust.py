@@ -10,7 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from calib.model.errors import freed_errors
-from calib.model.noise import NoiseModel, Weighted, weigh
+from calib.model.noise import LARGE, NoiseModel, Weighted, weigh
 from calib.solve.border import Border
 from calib.solve.design import Design
 from calib.solve.normal import Estimate, NormalEquations, Prior, Spread, Topology
@@ -52,7 +52,8 @@ def absolute_start(
     """
     plain = design.with_terms(0, None)
     none = Prior.none(plain)
-    scale = np.sqrt(err**2 + np.float32(floor**2))
+    kind = np.float64 if m.size < LARGE else np.float32
+    scale = np.sqrt(err.astype(kind) ** 2 + kind(floor**2))
     w = 1.0 / scale**2
     estimate = NormalEquations(plain, m, w, none, topology).estimate()
     corner = max(1.0, float(np.quantile(np.abs(estimate.residual) / scale, 0.9)))
