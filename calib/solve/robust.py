@@ -52,8 +52,7 @@ def absolute_start(
     """
     plain = design.with_terms(0, None)
     none = Prior.none(plain)
-    kind = np.float64 if m.size < LARGE else np.float32
-    scale = np.sqrt(err.astype(kind) ** 2 + kind(floor**2))
+    scale: NDArray[np.floating] = np.sqrt((err if m.size >= LARGE else err.astype(float)) ** 2 + floor**2)
     w = 1.0 / scale**2
     estimate = NormalEquations(plain, m, w, none, topology).estimate()
     corner = max(1.0, float(np.quantile(np.abs(estimate.residual) / scale, 0.9)))
