@@ -19,7 +19,7 @@ from calib.solve.methods import Solved, resolve_robust, solve_robust, solve_wls
 from calib.solve.split import SplitScore, score
 from calib.tables.errors import InputError
 from calib.tables.measurements import Measurements, read_measurements
-from calib.tables.reference import Reference, read_reference
+from calib.tables.reference import read_reference
 from calib.version import __version__
 
 Progress = Callable[[str, int, float], None]
@@ -184,6 +184,3 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[stage] = round(now - self._last, 3)
         self._last = now
-
-
-__all__ = ["Reference", "calibrate"]

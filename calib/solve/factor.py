@@ -17,7 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
 
-from calib.solve.ordering import Supernodes, analyse
+from calib.solve.ordering import Supernodes, adjacency, analyse
 
 Array = NDArray[np.float64]
 
@@ -99,41 +99,12 @@ def _store_inverse(inverse, first, width, order, rank, sym_ptr, sym_adj, sym_lin
                         blocks[k, a, b] = inverse[i * K + a, c * K + b]
 
 
-@njit(cache=True)
-def _adjacency_with_links(indptr, indices):
-    # both triangles: neighbour, its link, and whether the link's row is this node
-    n = indptr.size - 1
-    ptr = np.zeros(n + 1, np.int64)
-    for e in range(n):
-        for k in range(indptr[e], indptr[e + 1]):
-            ptr[e + 1] += 1
-            ptr[indices[k] + 1] += 1
-    for e in range(n):
-        ptr[e + 1] += ptr[e]
-    adj = np.empty(ptr[n], np.int32)
-    link = np.empty(ptr[n], np.int64)
-    up = np.empty(ptr[n], np.bool_)
-    fill = ptr[:-1].copy()
-    for e in range(n):
-        for k in range(indptr[e], indptr[e + 1]):
-            f = indices[k]
-            adj[fill[e]] = f
-            link[fill[e]] = k
-            up[fill[e]] = True
-            fill[e] += 1
-            adj[fill[f]] = e
-            link[fill[f]] = k
-            up[fill[f]] = False
-            fill[f] += 1
-    return ptr, adj, link, up
-
-
 class Symbolic:
     """What depends on the pattern alone: kept while weights change from one pass to the next."""
 
     def __init__(self, indptr: NDArray[np.int64], indices: NDArray[np.int32]) -> None:
-        self.supernodes: Supernodes = analyse(indptr, indices)
-        self.adjacency: tuple[Any, ...] = _adjacency_with_links(indptr, indices)
+        self.adjacency: tuple[Any, ...] = adjacency(indptr, indices)
+        self.supernodes: Supernodes = analyse(*self.adjacency[:2])
         tree = self.supernodes
         self.n_nodes = indptr.size - 1
         self.rank = np.empty(self.n_nodes, np.int64)

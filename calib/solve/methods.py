@@ -13,7 +13,7 @@ from calib.model.noise import NodeSums, NoiseModel, Weighted
 from calib.model.problem import Problem
 from calib.solve.border import Border
 from calib.solve.normal import NormalEquations, Prior, Spread, Topology
-from calib.solve.posterior import information_loss, stated_spread, wild_bootstrap
+from calib.solve.posterior import stated_spread, wild_bootstrap
 from calib.solve.robust import RobustFit, fit
 from calib.solve.select import Trial, border_of, design_of, robust_fit
 from calib.solve.split import Half
@@ -110,6 +110,3 @@ def _stated(found: RobustFit, trials: list[Trial], seed: int) -> Solved:
             pooled = (inside.size * np.median(inside) + 20 * ratio) / (inside.size + 20)
             inflation[c] = np.sqrt(max(float(pooled), 1.0))
     return Solved(found, equations, spread, inflation, ratio, trials)
-
-
-__all__ = ["Solved", "information_loss", "resolve_robust", "solve_robust", "solve_wls"]

@@ -188,11 +188,6 @@ class Topology:
         """Symbolic factor of the pattern."""
         return Symbolic(self.indptr, self.indices)
 
-    @cached_property
-    def mean_gauge(self) -> Array:
-        """(E,), the functional of zero-points that is held at zero in each component: their mean."""
-        return 1.0 / self.size[self.component]
-
 
 class NormalEquations:
     """``L theta = t`` for given weights, with what is needed to go back to stars and residuals.

@@ -55,8 +55,8 @@ class Supernodes:
 
 
 @njit(cache=True)
-def _symmetric(indptr, indices):
-    # upper-triangular pattern to full adjacency, both triangles, no diagonal
+def adjacency(indptr, indices):
+    """Both triangles of an upper-triangular pattern: ptr, neighbour, its link, and whether its row is this node."""
     n = indptr.size - 1
     ptr = np.zeros(n + 1, np.int64)
     for e in range(n):
@@ -65,16 +65,22 @@ def _symmetric(indptr, indices):
             ptr[indices[k] + 1] += 1
     for e in range(n):
         ptr[e + 1] += ptr[e]
-    out = np.empty(ptr[n], np.int32)
+    adj = np.empty(ptr[n], np.int32)
+    link = np.empty(ptr[n], np.int64)
+    up = np.empty(ptr[n], np.bool_)
     fill = ptr[:-1].copy()
     for e in range(n):
         for k in range(indptr[e], indptr[e + 1]):
             f = indices[k]
-            out[fill[e]] = f
+            adj[fill[e]] = f
+            link[fill[e]] = k
+            up[fill[e]] = True
             fill[e] += 1
-            out[fill[f]] = e
+            adj[fill[f]] = e
+            link[fill[f]] = k
+            up[fill[f]] = False
             fill[f] += 1
-    return ptr, out
+    return ptr, adj, link, up
 
 
 @njit(cache=True)
@@ -209,10 +215,9 @@ def _supernodes(col_ptr, parent, relaxed_columns, relaxed_zeros):
     return start[: m + 1].copy()
 
 
-def analyse(indptr: NDArray[np.int64], indices: NDArray[np.int32]) -> Supernodes:
-    """Order the nodes of an upper-triangular pattern and find the supernodes of its factor."""
-    n = indptr.size - 1
-    ptr, adj = _symmetric(indptr, indices)
+def analyse(ptr: NDArray[np.int64], adj: NDArray[np.int32]) -> Supernodes:
+    """Order the nodes of a symmetric pattern, both triangles, and find the supernodes of its factor."""
+    n = ptr.size - 1
     order = _dissection(ptr, adj)
     rank = np.empty(n, np.int64)
     rank[order] = np.arange(n)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,22 +31,6 @@ def stated_spread(fit: RobustFit) -> tuple[NormalEquations, Spread]:
         return fit.equations, fit.spread
     equations = NormalEquations(fit.design, fit.equations.m, fit.equations.w * loss, fit.prior, fit.equations.topology)
     return equations, equations.spread()
-
-
-@dataclass(frozen=True)
-class Inflation:
-    """How much larger errors are than the noise model says, from a wild bootstrap by star.
-
-    Attributes
-    ----------
-    component
-        (components,), factor on the errors of each component, not below one.
-    ratio
-        Median over nodes of bootstrap variance over stated variance, before any floor.
-    """
-
-    component: Array
-    ratio: float
 
 
 def wild_bootstrap(
