@@ -1,6 +1,6 @@
 """Exposure graph and components from one table of measurements: this package against networkx and igraph.
 
-    python benchmarks/graphs_bench.py [--measurements 2000000] [--visits 30] [--order time|shuffled] [--runs 7]
+    python benchmarks/graphs_bench.py [--measurements 2000000] [--visits 10] [--order time|shuffled] [--runs 7]
 
 Every contender starts from the same polars table of star_id and exposure_id and ends with the exposures' components
 and the number of stars shared on every link; the answers are compared.
@@ -109,7 +109,7 @@ def machine() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measurements", type=int, default=2_000_000)
-    parser.add_argument("--visits", type=int, default=30, help="measurements of a star, on average")
+    parser.add_argument("--visits", type=int, default=10, help="measurements of a star, on average")
     parser.add_argument("--order", choices=["time", "shuffled"], default="time", help="order of the table's rows")
     parser.add_argument("--runs", type=int, default=7, help="runs of this package, of which the median is taken")
     parser.add_argument("--rival-runs", type=int, default=1)
