@@ -57,6 +57,10 @@ class Walk:
         """int32 (n,): the node of each measurement in this order, ascending within a star."""
         return np.where(self.marked < 0, ~self.marked, self.marked)
 
+    def star(self) -> NDArray[np.int32]:
+        """int32 (n,): the star of each measurement in this order."""
+        return np.repeat(self.stars, np.diff(self.star_ptr))
+
 
 @njit(cache=True)
 def _walk(star_ptr, node, n_nodes):
@@ -117,45 +121,41 @@ def _walk(star_ptr, node, n_nodes):
 
 
 @njit(cache=True, nogil=True)
-def _halves(stars, star_ptr, source, w, inv, node, h, P, v, rest):
-    # v (n, P) = w R' u with D^-1 = R R': two of one star multiply to their share of a link; rest (n) = w - v . v
-    for q in range(stars.size):
-        s = stars[q]
+def _roots(inv, P):
+    # R (S, 3) with D^-1 = R R': [0, 0], [1, 0], [1, 1]
+    out = np.zeros((inv.shape[0], 3))
+    for s in range(inv.shape[0]):
         r00 = np.sqrt(inv[s, 0])
-        r10 = 0.0
-        r11 = 0.0
+        out[s, 0] = r00
         if P == 2 and r00 > 0.0:
             r10 = inv[s, 1] / r00
-            r11 = np.sqrt(max(inv[s, 2] - r10 * r10, 0.0))
-        for j in range(star_ptr[q], star_ptr[q + 1]):
-            i = source[j]
-            wi = np.float64(w[i])
-            if P == 2:
-                he = h[node[i]]
-                v[j, 0] = wi * (r00 + r10 * he)
-                v[j, 1] = wi * r11 * he
-                rest[j] = wi - v[j, 0] ** 2 - v[j, 1] ** 2
-            else:
-                v[j, 0] = wi * r00
-                rest[j] = wi - v[j, 0] ** 2
+            out[s, 1] = r10
+            out[s, 2] = np.sqrt(max(inv[s, 2] - r10 * r10, 0.0))
+    return out
+
+
+# A measurement's half is v = w R' u: two of one star multiply to their share of a link, and w - v . v is left to its
+# own node. Halves are made as they are met: kept, they would be the largest arrays of a solve.
 
 
 @njit(cache=True, nogil=True)
-def _scalar_rows(marked, node_ptr, slot, v, rest, indptr, indices, diagonal, blocks):
-    # K = P = 1: added to diagonal (E, 1, 1); blocks (links, 1, 1) overwritten
+def _scalar_rows(marked, node_ptr, slot, w, star, root, indptr, indices, diagonal, blocks):
+    # K = P = 1: added to diagonal (E, 1, 1); blocks (links, 1, 1) overwritten; w and star (n) in the order of the walk
     E = node_ptr.size - 1
     summed = np.zeros(E)
     for e in range(E):
         own = 0.0
         for k in range(node_ptr[e], node_ptr[e + 1]):
             j = slot[k]
-            s = v[j, 0]
-            own += rest[j]
+            r = root[star[j], 0]
+            wi = np.float64(w[j])
+            s = wi * r
+            own += wi - s**2
             f = marked[j]
             while f >= 0:
                 j += 1
                 f = marked[j]
-                summed[f if f >= 0 else ~f] += s * v[j, 0]
+                summed[f if f >= 0 else ~f] += s * (np.float64(w[j]) * r)
         diagonal[e, 0, 0] += own - 2.0 * summed[e]
         summed[e] = 0.0
         for k in range(indptr[e], indptr[e + 1]):
@@ -206,34 +206,45 @@ def _shift(block, centre):
 
 
 @njit(cache=True, nogil=True, forceinline=True)
-def _rows(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks, K, P):
-    # added to diagonal (E, K, K); blocks (links, K, K) overwritten
+def _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, K, P):
+    # added to diagonal (E, K, K); blocks (links, K, K) overwritten; w, star and places in the order of the walk
     E = node_ptr.size - 1
     summed = np.zeros(E * K * K)
     own = np.zeros(K * K)
     block = np.empty((K, K))
-    x = px = y = py = 0.0
+    x = px = y = py = r10 = r11 = v1 = 0.0
     for e in range(E):
         own[:] = 0.0
         for k in range(node_ptr[e], node_ptr[e + 1]):
             j = slot[k]
-            v0 = v[j, 0]
-            v1 = v[j, 1] if P == 2 else 0.0
+            r00 = root[star[j], 0]
+            wi = np.float64(w[j])
+            if P == 2:
+                r10 = root[star[j], 1]
+                r11 = root[star[j], 2]
+                v0 = wi * (r00 + r10 * h[e])
+                v1 = wi * r11 * h[e]
+                rest = wi - v0**2 - v1**2
+            else:
+                v0 = wi * r00
+                rest = wi - v0**2
             if K > 1:
                 px = np.float64(places[j, 0])
                 py = np.float64(places[j, 1])
-            _add_outer(own, 0, rest[j], px, py, px, py, K)
+            _add_outer(own, 0, rest, px, py, px, py, K)
             f = marked[j]
             while f >= 0:
                 j += 1
                 f = marked[j]
-                g = v0 * v[j, 0]
+                to = f if f >= 0 else ~f
+                wi = np.float64(w[j])
+                g = v0 * (wi * (r00 + r10 * h[to] if P == 2 else r00))
                 if P == 2:
-                    g += v1 * v[j, 1]
+                    g += v1 * (wi * r11 * h[to])
                 if K > 1:
                     x = np.float64(places[j, 0])
                     y = np.float64(places[j, 1])
-                _add_outer(summed, (f if f >= 0 else ~f) * K * K, g, px, py, x, y, K)
+                _add_outer(summed, to * K * K, g, px, py, x, y, K)
         at = e * K * K
         for a in range(K):
             for b in range(K):
@@ -254,28 +265,28 @@ def _rows(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diag
 
 
 @njit(cache=True, nogil=True)
-def _rows_1_2(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks):
-    _rows(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks, 1, 2)
+def _rows_1_2(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 1, 2)
 
 
 @njit(cache=True, nogil=True)
-def _rows_3_1(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks):
-    _rows(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks, 3, 1)
+def _rows_3_1(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 3, 1)
 
 
 @njit(cache=True, nogil=True)
-def _rows_3_2(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks):
-    _rows(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks, 3, 2)
+def _rows_3_2(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 3, 2)
 
 
 @njit(cache=True, nogil=True)
-def _rows_6_1(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks):
-    _rows(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks, 6, 1)
+def _rows_6_1(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 6, 1)
 
 
 @njit(cache=True, nogil=True)
-def _rows_6_2(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks):
-    _rows(marked, node_ptr, slot, v, rest, places, centre, indptr, indices, diagonal, blocks, 6, 2)
+def _rows_6_2(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 6, 2)
 
 
 _ROWS = {(1, 2): _rows_1_2, (3, 1): _rows_3_1, (3, 2): _rows_3_2, (6, 1): _rows_6_1, (6, 2): _rows_6_2}
@@ -313,12 +324,9 @@ def assemble(
         float64 (links, K, K), overwritten.
     """
     xy, K, centre, P, response = place
-    v = np.empty((node.size, P))
-    rest = np.empty(node.size)
-    _halves(walk.stars, walk.star_ptr, walk.source, w, star_inverse, node, response, P, v, rest)
-    order = (walk.marked, walk.node_ptr, walk.slot, v, rest)
+    order = (walk.marked, walk.node_ptr, walk.slot, w[walk.source], walk.star(), _roots(star_inverse, P))
     if K == 1 and P == 1:
         _scalar_rows(*order, indptr, indices, diagonal, blocks)
     else:
         places = xy[walk.source] if K > 1 else xy
-        _ROWS[K, P](*order, places, centre, indptr, indices, diagonal, blocks)
+        _ROWS[K, P](*order, response, places, centre, indptr, indices, diagonal, blocks)

@@ -59,37 +59,30 @@ def _form(v, k, K, p, q):
 
 
 @njit(cache=True, nogil=True)
-def _coefficients(stars, star_ptr, source, node, w, inv, h, P, b):
-    # b (n, P) in the order of the walk
-    for q in range(stars.size):
-        s = stars[q]
-        for j in range(star_ptr[q], star_ptr[q + 1]):
-            i = source[j]
-            wi = np.float64(w[i])
-            b[j, 0] = wi * inv[s, 0]
-            if P == 2:
-                he = h[node[i]]
-                b[j, 0] += wi * inv[s, 1] * he
-                b[j, 1] = wi * (inv[s, 1] + inv[s, 2] * he)
-
-
-@njit(cache=True, nogil=True)
-def _pairs(marked, node_ptr, slot, b, places, K, centre, P, indptr, indices, var_diagonal, var_blocks, own, q):
-    # own (n) = G_ii and q (n, P) = sum_j b_j G_ij, node by node so that a row of links is found by its column
+def _pairs(marked, node_ptr, slot, w, star, inv, h, P, places, K, centre, indptr, indices, var_diagonal, var_blocks, q):
+    # q (n, P) = sum_j b_j G_ij, node by node so that a row of links is found by its column; w, star and places in the
+    # order of the walk. b is made as it is met.
     E = node_ptr.size - 1
     place = np.zeros(E, np.int64)
+    bi1 = bj1 = q1 = i01 = i11 = 0.0
     for e in range(E):
         for k in range(indptr[e], indptr[e + 1]):
             if indices[k] < E:
                 place[indices[k]] = k
         for k in range(node_ptr[e], node_ptr[e + 1]):
             i = slot[k]
+            s = star[i]
+            i00 = inv[s, 0]
+            wi = np.float64(w[i])
+            bi0 = wi * i00
+            if P == 2:
+                i01 = inv[s, 1]
+                i11 = inv[s, 2]
+                bi0 += wi * i01 * h[e]
+                bi1 = wi * (i01 + i11 * h[e])
             pi = _basis(places, i, K, centre)
             g = _form(var_diagonal, e, K, pi, pi)
-            own[i] = g
-            bi0 = b[i, 0]
             q0 = bi0 * g
-            bi1 = b[i, 1] if P == 2 else 0.0
             q1 = bi1 * g
             j = i
             f = marked[j]
@@ -99,18 +92,22 @@ def _pairs(marked, node_ptr, slot, b, places, K, centre, P, indptr, indices, var
                 to = f if f >= 0 else ~f
                 pj = _basis(places, j, K, centre)
                 g = _form(var_diagonal, e, K, pi, pj) if to == e else _form(var_blocks, place[to], K, pi, pj)
-                q0 += b[j, 0] * g
-                q[j, 0] += bi0 * g
+                wj = np.float64(w[j])
+                bj0 = wj * i00
                 if P == 2:
-                    q1 += b[j, 1] * g
+                    bj0 += wj * i01 * h[to]
+                    bj1 = wj * (i01 + i11 * h[to])
+                    q1 += bj1 * g
                     q[j, 1] += bi1 * g
+                q0 += bj0 * g
+                q[j, 0] += bi0 * g
             q[i, 0] += q0
             if P == 2:
                 q[i, 1] += q1
 
 
 @njit(cache=True, nogil=True)
-def _pairs_scalar(marked, node_ptr, slot, b, indptr, indices, var_diagonal, var_blocks, own, q):
+def _pairs_scalar(marked, node_ptr, slot, w, star, inv, indptr, indices, var_diagonal, var_blocks, q):
     # the same for K = P = 1
     E = node_ptr.size - 1
     row = np.zeros(E)
@@ -122,8 +119,8 @@ def _pairs_scalar(marked, node_ptr, slot, b, indptr, indices, var_diagonal, var_
         row[e] = g
         for k in range(node_ptr[e], node_ptr[e + 1]):
             i = slot[k]
-            bi = b[i, 0]
-            own[i] = g
+            i00 = inv[star[i], 0]
+            bi = np.float64(w[i]) * i00
             q0 = bi * g
             j = i
             f = marked[j]
@@ -131,15 +128,18 @@ def _pairs_scalar(marked, node_ptr, slot, b, indptr, indices, var_diagonal, var_
                 j += 1
                 f = marked[j]
                 c = row[f if f >= 0 else ~f]
-                q0 += b[j, 0] * c
+                q0 += np.float64(w[j]) * i00 * c
                 q[j, 0] += bi * c
             q[i, 0] += q0
 
 
 @njit(cache=True, nogil=True)
 def _collect(
-    stars, star_ptr, source, node, inv, places, K, centre, P, h, gauge, b, own, q, variance, star_cov, star_gauge
-):
+    stars, star_ptr, source, node, w, inv, places, K, centre, P, h, gauge, var_diagonal, q, variance, star_cov,
+    star_gauge,
+):  # fmt: skip
+    # w and places in the order of the walk
+    b1 = 0.0
     for t in range(stars.size):
         s = stars[t]
         star_cov[s] = 0.0
@@ -155,27 +155,34 @@ def _collect(
         c11 = inv[s, 2]
         for j in range(star_ptr[t], star_ptr[t + 1]):
             p = _basis(places, j, K, centre)
-            c00 += b[j, 0] * q[j, 0]
             e = node[source[j]]
+            wj = np.float64(w[j])
+            b0 = wj * inv[s, 0]
+            if P == 2:
+                b0 += wj * inv[s, 1] * h[e]
+                b1 = wj * (inv[s, 1] + inv[s, 2] * h[e])
+            c00 += b0 * q[j, 0]
             along = gauge[e, 0]
             if K > 1:
                 along += p[0] * gauge[e, 1] + p[1] * gauge[e, 2]
             if K > 3:
                 along += p[2] * gauge[e, 3] + p[3] * gauge[e, 4] + p[4] * gauge[e, 5]
-            star_gauge[s, 0] += b[j, 0] * along
+            star_gauge[s, 0] += b0 * along
             if P == 2:
-                c01 += b[j, 0] * q[j, 1]
-                c11 += b[j, 1] * q[j, 1]
-                star_gauge[s, 1] += b[j, 1] * along
+                c01 += b0 * q[j, 1]
+                c11 += b1 * q[j, 1]
+                star_gauge[s, 1] += b1 * along
         star_cov[s, 0] = c00
         if P == 2:
             star_cov[s, 1] = c01
             star_cov[s, 2] = c11
         for j in range(star_ptr[t], star_ptr[t + 1]):
             i = source[j]
-            v = own[j] + c00 - 2.0 * q[j, 0]
+            e = node[i]
+            p = _basis(places, j, K, centre)
+            v = _form(var_diagonal, e, K, p, p) + c00 - 2.0 * q[j, 0]
             if P == 2:
-                he = h[node[i]]
+                he = h[e]
                 v += he * (2.0 * c01 + he * c11) - 2.0 * he * q[j, 1]
             variance[i] = v
 
@@ -215,17 +222,21 @@ def prediction_variance(
     xy, K, centre, P, response = place
     n, S = node.size, walk.stars.size
     kind = np.float64 if n < LARGE else np.float32
-    b, q, own = np.empty((n, P), kind), np.zeros((n, P), kind), np.empty(n, kind)
-    variance: Array = np.empty(n, kind)
+    q = np.zeros((n, P), kind)
     star, star_gauge = np.zeros((S, 3)), np.zeros((S, P))
-    runs = (walk.stars, walk.star_ptr, walk.source)
-    rows = (walk.marked, walk.node_ptr, walk.slot, b)
-    pattern = (indptr, indices, var_diagonal, var_blocks, own, q)
+    weight = w[walk.source]
+    rows = (walk.marked, walk.node_ptr, walk.slot, weight, walk.star(), star_inverse)
+    pattern = (indptr, indices, var_diagonal, var_blocks, q)
     places = xy[walk.source] if K > 1 else xy
-    _coefficients(*runs, node, w, star_inverse, response, P, b)
     if K == 1 and P == 1:
         _pairs_scalar(*rows, *pattern)
     else:
-        _pairs(*rows, places, K, centre, P, *pattern)
-    _collect(*runs, node, star_inverse, places, K, centre, P, response, gauge, b, own, q, variance, star, star_gauge)
+        _pairs(*rows, response, P, places, K, centre, *pattern)
+    del rows
+    variance: Array = np.empty(n, kind)
+    runs = (walk.stars, walk.star_ptr, walk.source)
+    _collect(
+        *runs, node, weight, star_inverse, places, K, centre, P, response, gauge, var_diagonal, q, variance, star,
+        star_gauge,
+    )  # fmt: skip
     return variance, star, star_gauge
