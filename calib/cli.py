@@ -50,8 +50,10 @@ def parser() -> Parser:
     solve.add_argument("--out", metavar="DIR", required=True, help="output folder")
     _tables(solve)
     solve.add_argument("--reference", metavar="F", help="reference stars: star_id, band, mag, mag_err")
-    solve.add_argument("--method", choices=("auto", "robust", "wls"), help="auto (default): what held-out stars prefer")
-    solve.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    solve.add_argument(
+        "--method", choices=("auto", "learned", "robust", "wls"), help="auto (default): what held-out stars prefer"
+    )
+    solve.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where networks run (default: auto)")
     solve.add_argument("--resume", action="store_true", help="do nothing if DIR holds this very solution already")
     solve.add_argument("--strict", action="store_true", help="exit status 3 if the solution has any warning")
     _quiet(solve)
@@ -80,6 +82,18 @@ def parser() -> Parser:
     simulate.add_argument("--exposures", metavar="N", type=_whole, help="number of exposures")
     simulate.add_argument("--stars", metavar="N", type=_whole, help="number of stars")
     _quiet(simulate)
+
+    train = _command(commands, "train", "train the networks of the learned method on simulated surveys")
+    train.add_argument("--out", metavar="F.safetensors", required=True, help="weights")
+    train.add_argument("--surveys", metavar="N", type=_whole, default=300, help="simulated surveys (default: 300)")
+    train.add_argument("--steps", metavar="N", type=_whole, default=400, help="steps of each network (default: 400)")
+    train.add_argument("--members", metavar="N", type=_whole, default=5, help="networks (default: 5)")
+    train.add_argument("--seed", metavar="N", type=_whole, default=1, help="of everything (default: 1)")
+    train.add_argument("--hours", metavar="H", type=float, help="stop after this time, to go on with --resume")
+    train.add_argument("--start", metavar="F.safetensors", help="weights to fine-tune (default: fresh ones)")
+    train.add_argument("--work", metavar="DIR", help="surveys and checkpoints (default: OUT.work)")
+    train.add_argument("--resume", action="store_true", help="go on with the run in the working folder")
+    _quiet(train)
 
     demo = _command(commands, "demo", "solve a small simulated survey and print the scores")
     demo.add_argument("--out", metavar="DIR", default="calib-demo", help="output folder (default: calib-demo)")

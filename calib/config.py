@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-METHODS = ("auto", "robust", "wls")
+METHODS = ("auto", "learned", "robust", "wls")
+DEVICES = ("auto", "cpu", "cuda")
 TERMS = ("auto", "on", "off")
 
 
@@ -23,8 +24,10 @@ class Config:
     Attributes
     ----------
     method
-        ``robust``, ``wls`` (weighted least squares with the reported errors) or ``auto``: the one that held-out stars
-        prefer.
+        ``robust``; ``learned``, the robust solve with what networks make of its residuals; ``wls``, weighted least
+        squares with the reported errors; or ``auto``: the one that held-out stars prefer.
+    device
+        Where the networks of the learned method run: ``cpu``, ``cuda``, or ``auto``, a GPU if there is one.
     zeropoint_per
         ``exposure``, or ``detector`` for one zero-point of every exposure x detector.
     surface
@@ -46,7 +49,8 @@ class Config:
         Canonical names to the table's own.
     """
 
-    method: Literal["auto", "robust", "wls"] = "auto"
+    method: Literal["auto", "learned", "robust", "wls"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     zeropoint_per: Literal["exposure", "detector"] = "exposure"
     surface: Literal["auto", "off", "plane", "quadratic"] = "auto"
     seeing_response: Literal["auto", "on", "off"] = "auto"
@@ -60,6 +64,7 @@ class Config:
     def __post_init__(self) -> None:
         choices = {
             "method": METHODS,
+            "device": DEVICES,
             "zeropoint_per": ("exposure", "detector"),
             "surface": ("auto", "off", "plane", "quadratic"),
             "seeing_response": TERMS,

@@ -89,6 +89,8 @@ def outcome(
     grow2 = solved.inflation**2
     z_variance = np.maximum(spread.node[:n_nodes, 0, 0], 0.0) * grow2[top.component] + anchors.variance[top.component]
     z_variance += _common_response_variance(problem, solved)
+    if solved.disagreement is not None:
+        z_variance += solved.disagreement
     z_err = np.where(linked, np.sqrt(z_variance), np.nan)
     star_variance = np.maximum(spread.star[:, 0], 0.0)
     at = np.maximum(star_component, 0)
@@ -183,6 +185,8 @@ def _per_measurement_noise(
         t2 = fit.estimate.residual[part] ** 2 / noise
         # the precision of a Student-t's latent normal is Gamma((nu + 1)/2, (nu + t^2)/2): is it below 1/9?
         outlier[part] = np.nan_to_num(gammainc(0.5 * (dof + 1.0), 0.5 * (dof + t2) / OUTLIER_SCALE**2))
+    if solved.outlier is not None:
+        outlier = solved.outlier
     return {"weight": np.asarray(fit.equations.w), "outlier": outlier}, base
 
 

@@ -16,7 +16,7 @@ from calib.model.problem import Problem
 from calib.outcome import outcome
 from calib.solution import Solution
 from calib.solve.methods import Solved, resolve_robust, solve_robust, solve_wls
-from calib.solve.split import SplitScore, score
+from calib.solve.split import Half, SplitScore, score
 from calib.tables.errors import InputError
 from calib.tables.measurements import Measurements, read_measurements
 from calib.tables.reference import read_reference
@@ -24,8 +24,13 @@ from calib.version import __version__
 
 Progress = Callable[[str, int, float], None]
 
-CLEARLY_BETTER = 0.1
-"""Another method than the robust one is taken where its score is better by this much: errors smaller by a tenth."""
+MARGIN = {"wls": 0.1, "robust": 0.0, "learned": 0.01}
+"""Another method than the robust one is taken where its score is better by this much: 0.1 is errors smaller by a tenth.
+
+The learned answer differs from the robust one by little, and on the same stars: a smaller gain is no luck.
+"""
+LEARNED_MEASUREMENTS, LEARNED_EXPOSURES = 3_000, 20
+"""Smaller surveys are not tried by the learned method: their held-out stars could not tell."""
 SCORED_MEASUREMENTS = 1_000_000
 """Larger surveys score their methods on a connected part of themselves."""
 
@@ -122,8 +127,17 @@ def _solve(
     problem: Problem, config: Config, progress: Progress | None, clock: _Clock
 ) -> tuple[Solved, dict[str, SplitScore], dict[str, str]]:
     """The method that was asked for, or the one that held-out stars prefer, with the scores of all that were tried."""
-    names = ["wls", "robust"] if config.method == "auto" else [config.method]
-    solved = {name: (solve_robust if name == "robust" else solve_wls)(problem, config, progress) for name in names}
+    names = methods_tried(problem, config)
+    solved: dict[str, Solved] = {}
+    for name in names:
+        if name == "learned":
+            from calib.learn.engine import solve_learned
+
+            if progress:
+                progress("networks", 0, float("nan"))
+            solved[name] = solve_learned(problem, solved["robust"], config.seed, device=config.device)
+        else:
+            solved[name] = (solve_robust if name == "robust" else solve_wls)(problem, config, progress)
     clock("solve")
     scores: dict[str, SplitScore] = {}
     if config.score or config.method == "auto":
@@ -132,15 +146,9 @@ def _solve(
             from calib.solve.select import trial_part
 
             part = trial_part(problem, SCORED_MEASUREMENTS)
-        for name in names:
+        for name, half in _halves(names, solved, config).items():
             if progress:
                 progress(f"held-out stars, {name}", 0, float("nan"))
-
-            def half(stars: Problem, name: str = name) -> Any:
-                if name == "wls":
-                    return solve_wls(stars, config).half()
-                return resolve_robust(stars, solved["robust"].fit, config).half()
-
             scores[name] = score(part, half, config.seed)
         clock("held-out stars")
     if config.method != "auto":
@@ -148,16 +156,44 @@ def _solve(
     finite = {name: s.score for name, s in scores.items() if np.isfinite(s.score)}
     if not finite:
         return solved["robust"], scores, {"method": "robust", "reason": "too few stars to hold any out"}
-    best = min(finite, key=lambda name: finite[name])
+    asked = {name: value + MARGIN[name] for name, value in finite.items()}
+    best = min(asked, key=lambda name: asked[name])
     said = ", ".join(f"{name} {value:.3f}" for name, value in finite.items())
-    if best != "robust" and finite.get("robust", np.inf) < finite[best] + CLEARLY_BETTER:
+    reason = f"held-out stars prefer it (score, smaller is better: {said})"
+    if best == "robust" and min(finite, key=lambda name: finite[name]) != "robust":
         reason = f"held-out stars hardly tell methods apart (score, smaller is better: {said})"
-        return solved["robust"], scores, {"method": "robust", "reason": reason}
-    return (
-        solved[best],
-        scores,
-        {"method": best, "reason": f"held-out stars prefer it (score, smaller is better: {said})"},
-    )
+    return solved[best], scores, {"method": best, "reason": reason}
+
+
+def methods_tried(problem: Problem, config: Config) -> list[str]:
+    """The methods to solve by, in order; the learned one goes on from the robust one."""
+    if config.method != "auto":
+        return ["robust", "learned"] if config.method == "learned" else [config.method]
+    large = problem.m.size >= LEARNED_MEASUREMENTS and problem.n_exposures >= LEARNED_EXPOSURES
+    return ["wls", "robust", "learned"] if large else ["wls", "robust"]
+
+
+def _halves(names: list[str], solved: dict[str, Solved], config: Config) -> dict[str, Callable[[Problem], Half]]:
+    """How each method solves half the stars; the learned one goes on from what the robust one found."""
+    found: list[Solved] = []
+
+    def robust(stars: Problem) -> Half:
+        answer = resolve_robust(stars, solved["robust"].fit, config)
+        if "learned" in names:
+            found.append(answer)
+        return answer.half()
+
+    def learned(stars: Problem) -> Half:
+        from calib.learn.engine import solve_learned
+
+        # the same halves in the same order
+        return solve_learned(stars, found.pop(0), config.seed, device=config.device).half()
+
+    def wls(stars: Problem) -> Half:
+        return solve_wls(stars, config).half()
+
+    every = {"wls": wls, "robust": robust, "learned": learned}
+    return {name: every[name] for name in names}
 
 
 def _score_json(s: SplitScore) -> dict[str, Any]:

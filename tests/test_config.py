@@ -16,7 +16,7 @@ def test_defaults_survive_a_round_trip():
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("method", "magic", "auto, robust, wls"),
+        ("method", "magic", "auto, learned, robust, wls"),
         ("zeropoint_per", "ccd", "exposure, detector"),
         ("surface", "cubic", "auto, off, plane, quadratic"),
         ("seeing_response", True, "auto, on, off"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.commands.environment import variable
-from calib.config import METHODS, Config, ConfigError
+from calib.config import DEVICES, METHODS, Config, ConfigError
 from calib.tables.errors import InputError
 
 
@@ -26,17 +26,20 @@ def config_of(args: argparse.Namespace) -> Config:
         A value cannot be used; the message says where it was given.
     """
     values: dict[str, Any] = {}
-    method, columns = variable("method"), parse_columns([variable("columns") or ""], "CALIB_COLUMNS")
-    if method is not None:
-        if method not in METHODS:
-            raise ConfigError(f"CALIB_METHOD is {method!r}; it is one of {', '.join(METHODS)}")
-        values["method"] = method
+    columns = parse_columns([variable("columns") or ""], "CALIB_COLUMNS")
+    for name, allowed in (("method", METHODS), ("device", DEVICES)):
+        value = variable(name)
+        if value is not None:
+            if value not in allowed:
+                raise ConfigError(f"CALIB_{name.upper()} is {value!r}; it is one of {', '.join(allowed)}")
+            values[name] = value
     if args.config is not None:
         given = _from_file(args.config)
         columns |= given.pop("columns", {})
         values |= given
-    if getattr(args, "method", None) is not None:
-        values["method"] = args.method
+    for name in ("method", "device"):
+        if getattr(args, name, None) is not None:
+            values[name] = getattr(args, name)
     columns |= parse_columns(args.columns or [], "--columns")
     return Config.from_mapping(values | {"columns": columns})
 

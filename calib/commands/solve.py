@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> int:
     """Solve, write the folder, print the summary."""
     config = config_of(args)
     check_folder(args.out)
-    check_device(args.device)
+    check_device(config.device)
     given = {"inputs": args.inputs, "exposures": args.exposures, "reference": args.reference}
     if args.resume and (run := finished(args.out, given, config)) is not None:
         if not args.quiet:
@@ -57,7 +57,7 @@ def check_device(device: str) -> None:
 
     if not torch.cuda.is_available():
         raise ConfigError("--device cuda: PyTorch finds no NVIDIA GPU here; use --device auto or cpu")
-    print("calib solve: the sparse Cholesky factor of this method runs on the CPU; the GPU stays idle", file=sys.stderr)
+    print("calib solve: networks run on the GPU; the sparse Cholesky factor runs on the CPU", file=sys.stderr)
 
 
 def finished(out: str, given: dict[str, Any], config: Config) -> dict[str, Any] | None:

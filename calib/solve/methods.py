@@ -39,6 +39,10 @@ class Solved:
         Bootstrap over stated variance of zero-points, the median over exposures.
     trials
         Local terms tried.
+    disagreement
+        (E,), variance of zero-points that the inverse does not hold, mag^2: members of an ensemble that disagree.
+    outlier
+        (n,), probability of every measurement to be an outlier, where the method has its own.
     """
 
     fit: RobustFit
@@ -47,20 +51,24 @@ class Solved:
     inflation: Array
     bootstrap_ratio: float
     trials: list[Trial]
+    disagreement: Array | None = None
+    outlier: NDArray[np.float32] | None = None
 
     def half(self) -> Half:
         """Zero-points and errors, as star-split compares them."""
         top, n = self.equations.topology, self.fit.design.n_nodes
         z = self.equations.centred(self.fit.estimate.theta)[:n, 0].copy()
         z[top.size[top.component] < 2] = np.nan
-        error = np.sqrt(np.maximum(self.spread.node[:n, 0, 0], 0.0)) * self.inflation[top.component]
-        return Half(z, error, top.component)
+        variance = np.maximum(self.spread.node[:n, 0, 0], 0.0) * self.inflation[top.component] ** 2
+        if self.disagreement is not None:
+            variance = variance + self.disagreement
+        return Half(z, np.sqrt(variance), top.component)
 
 
 def solve_robust(problem: Problem, config: Config, progress: Progress | None = None) -> Solved:
     """Student-t weights, variances by REML, local terms and night levels where they earn their place."""
     found, trials = robust_fit(problem, config, progress)
-    return _stated(found, trials, config.seed)
+    return stated(found, trials, config.seed)
 
 
 def resolve_robust(problem: Problem, like: RobustFit, config: Config) -> Solved:
@@ -70,7 +78,7 @@ def resolve_robust(problem: Problem, like: RobustFit, config: Config) -> Solved:
         design, problem.m, problem.err, problem.band, border_of(problem, design, config), noise=like.noise.copy(),
         max_passes=config.max_passes, tolerance=config.tolerance,
     )  # fmt: skip
-    return _stated(found, [], config.seed)
+    return stated(found, [], config.seed)
 
 
 def solve_wls(problem: Problem, config: Config, progress: Progress | None = None) -> Solved:
@@ -90,10 +98,10 @@ def solve_wls(problem: Problem, config: Config, progress: Progress | None = None
         design, noise, Terms(design, border), Prior.none(design), Weighted(w, nothing, nothing, sums), problem.err, 0.0,
         equations, estimate, spread, np.nan, 1, True, 0.0,
     )  # fmt: skip
-    return _stated(found, [], config.seed)
+    return stated(found, [], config.seed)
 
 
-def _stated(found: RobustFit, trials: list[Trial], seed: int) -> Solved:
+def stated(found: RobustFit, trials: list[Trial], seed: int) -> Solved:
     """Errors with the information that weights cost, enlarged where stars' residuals say that they are too small."""
     equations, spread = stated_spread(found)
     top, n = equations.topology, found.design.n_nodes

@@ -1,0 +1,103 @@
+"""The learned method: the robust fit, what the networks say of it, and the exact solve with that."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.learn.exact import LearnedEquations
+from calib.learn.features import features_of
+from calib.learn.logits import outlier_logit, variable_logit
+from calib.model.problem import Problem
+from calib.solve import kernels
+from calib.solve.methods import Solved, stated
+from calib.solve.normal import NormalEquations
+
+if TYPE_CHECKING:
+    from calib.learn.ensemble import Ensemble
+
+Array = NDArray[np.float64]
+
+
+def solve_learned(
+    problem: Problem, robust: Solved, seed: int, ensemble: Ensemble | None = None, device: str = "auto"
+) -> Solved:
+    """Solve with what the networks believe.
+
+    Parameters
+    ----------
+    robust
+        The robust method's answer to the same problem.
+    ensemble
+        The shipped one when not given.
+    device
+        ``cpu``, ``cuda`` or ``auto``, for the networks; the solve runs on the CPU.
+    """
+    import torch
+
+    from calib.learn.ensemble import shipped
+
+    ensemble = ensemble or shipped()
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    fit = robust.fit
+    data = features_of(problem, fit).to_hetero_data()
+    said = ensemble.to(device).listen(data.to(device))
+
+    def values(name: str) -> Array:
+        """(members, ...)."""
+        return torch.stack([getattr(s, name) for s in said]).cpu().numpy().astype(float)
+
+    job = LearnedEquations(fit)
+    weight, tie, response = (values(name) for name in ("weight", "tie", "response"))
+    equations = job.equations(np.exp(weight.mean(0)), np.exp(tie.mean(0)), np.exp(response.mean(0)))
+    estimate, spread = equations.estimate(), equations.spread()
+    found = replace(
+        fit, equations=equations, estimate=estimate, spread=spread, prior=equations.prior,
+        weighted=replace(
+            fit.weighted, w=equations.w, variable=_probability(variable_logit(fit) + values("variable").mean(0))
+        ),
+    )  # fmt: skip
+    solved = stated(found, robust.trials, seed)
+    disagreement = ensemble_variance(job, equations, estimate.residual, estimate.theta, weight, tie)
+    return replace(
+        solved, inflation=solved.inflation * ensemble.temperature, disagreement=disagreement,
+        outlier=_probability(outlier_logit(problem, fit) + values("outlier").mean(0)).astype(np.float32),
+    )  # fmt: skip
+
+
+def ensemble_variance(
+    job: LearnedEquations, equations: NormalEquations, residual: Array, theta: Array, weight: Array, tie: Array
+) -> Array:
+    """(E,), variance of zero-points over the members, mag^2, to first order about their mean.
+
+    ``H dx = sum dw_i r_i A_i - sum dpi_t c_t (c_t . x)``: one right-hand side a member on the factor of the solve.
+    """
+    design, n = job.design, job.design.n_nodes
+    members = weight.shape[0]
+    if members < 2:
+        return np.zeros(n)
+    xy, centre, response = design.arrays
+    place = (xy, design.block, centre, design.star_block, response)
+    rhs = np.zeros((*equations.prior.rhs.shape, members))
+    ties, gap = job.ties, job.ties.gap(theta)
+    residual = np.nan_to_num(np.asarray(residual, float))
+    for k in range(members):
+        out = np.zeros(equations.prior.rhs.shape)
+        pulled = residual * (weight[k] - weight.mean(0))
+        kernels.right_hand_side(
+            design.graph.star_ptr, design.graph.exposure, pulled, equations.w, equations.star_inverse, *place, out
+        )
+        change = ties.precision * np.exp(ties.factors(tie.mean(0))) * ties.factors(tie[k] - tie.mean(0))
+        for j in range(4):
+            np.add.at(out, (ties.unknown[:, j], ties.component), -change * gap * ties.coefficient[:, j])
+        rhs[..., k] = out
+    drawn = job.centring(equations.factor.solve(rhs)[:n, 0])
+    return np.asarray((drawn**2).sum(1) / (members - 1), float)
+
+
+def _probability(logit: NDArray[np.floating]) -> Array:
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(np.asarray(logit, float), -30.0, 30.0))), float)

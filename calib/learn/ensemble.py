@@ -1,0 +1,102 @@
+"""Networks on disk: an ensemble in one safetensors file, with what must be known to use it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from calib.learn.features import EXPOSURE, MEASUREMENT, NIGHT, STAR
+from calib.learn.network import Network, Said
+
+SHIPPED = Path(__file__).parent / "weights" / "calib.safetensors"
+FEATURES = {"measurement": MEASUREMENT, "star": STAR, "exposure": EXPOSURE, "night": NIGHT}
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be used; the message names the file and what to do."""
+
+
+@dataclass
+class Ensemble:
+    """Members and what goes with them.
+
+    Attributes
+    ----------
+    members
+        Networks, in evaluation mode.
+    temperature
+        Factor on stated errors, from surveys held out of training.
+    card
+        How the weights were made, for the record.
+    """
+
+    members: list[Network]
+    temperature: float = 1.0
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def listen(self, data: Any) -> list[Said]:
+        """What each member says of a survey's features."""
+        with torch.no_grad():
+            return [member(data) for member in self.members]
+
+    def to(self, device: str) -> Ensemble:
+        """Move the members."""
+        return Ensemble([m.to(device) for m in self.members], self.temperature, self.card)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all members, whole or not at all."""
+        from safetensors.torch import save
+
+        tensors = {
+            f"{k}.{name}": value.contiguous()
+            for k, member in enumerate(self.members) for name, value in member.state_dict().items()
+        }  # fmt: skip
+        notes = {
+            "members": str(len(self.members)), "temperature": repr(self.temperature), "card": json.dumps(self.card),
+            "features": json.dumps(FEATURES),
+        }  # fmt: skip
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_bytes(save(tensors, notes))
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Ensemble:
+        """Read weights.
+
+        Raises
+        ------
+        WeightsError
+            There is no such file, or it is not for this version's features.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).is_file():
+            raise WeightsError(f"{path}: no weights there; make them with `calib train --out {path}`")
+        try:
+            with safe_open(path, framework="pt") as file:
+                notes = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except SafetensorError as error:
+            raise WeightsError(f"{path}: is not a safetensors file ({error})") from None
+        if json.loads(notes.get("features", "null")) != {k: list(v) for k, v in FEATURES.items()}:
+            raise WeightsError(f"{path}: was trained on other features than this version's; train it anew")
+        members = []
+        for k in range(int(notes["members"])):
+            member = Network()
+            own = {n.partition(".")[2]: t for n, t in tensors.items() if n.partition(".")[0] == str(k)}
+            member.load_state_dict(own)
+            members.append(member.eval())
+        return cls(members, float(notes["temperature"]), json.loads(notes["card"]))
+
+
+@cache
+def shipped() -> Ensemble:
+    """The weights that come with the package."""
+    return Ensemble.load(SHIPPED)

@@ -1,0 +1,288 @@
+"""What the network sees of a robust fit: bounded numbers without units, relative to the fit's own variances.
+
+Residuals are over the robust model's standard deviation and what their own leverage left of it; errors, brightness,
+seeing and sky are relative to the survey. So nothing depends on the unit, the zero of magnitudes or a common factor on
+reported errors, and a table with only the four needed columns has zeros and masks where others have values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.learn.links import Links, links_of
+from calib.model.problem import Problem
+from calib.solve.robust import RobustFit
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+
+Array = NDArray[np.float64]
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+MEASUREMENT = (
+    "residual", "residual_size", "weight", "reported_error", "brightness", "leverage", "radius", "edge", "response",
+    "error_share", "variability_share", "local_mean", "local_count", "has_place", "has_response",
+)  # fmt: skip
+"""Columns of a measurement's features."""
+OWN_RESIDUAL = ("residual", "residual_size", "weight", "response")
+"""Those of them that a measurement's own residual is in: the decoder does not see them."""
+STAR = (
+    "visits", "chi2", "mean_size", "skewness", "variable", "variability", "response_sigma", "response_held",
+    "has_response",
+)  # fmt: skip
+EXPOSURE = (
+    "excess", "error_scale", "measurements", "chi2", "mean", "skewness", "tails", "outliers", "patchiness", "surface",
+    "surface_held", "zeropoint_error", "seeing", "sky", "airmass", "jitter", "jitter_held", "photometric",
+    "has_surface", "has_seeing", "has_sky", "has_night",
+)  # fmt: skip
+NIGHT = ("tightest", "tight", "medium", "loose", "exposures", "spread")
+CELLS = 8
+"""The field is looked at in CELLS x CELLS parts."""
+LARGEST = 6.0
+
+
+@dataclass
+class Features:
+    """All that the network sees, float32, and which belongs to which.
+
+    Attributes
+    ----------
+    measurement, star, exposure, night
+        (n, len(MEASUREMENT)), (S, len(STAR)), (E, len(EXPOSURE)), (G, len(NIGHT)).
+    star_of, exposure_of
+        int64 (n,).
+    night_of
+        int64 (E,), -1 where an exposure has no night model.
+    links
+        Between exposures.
+    t
+        (n,), residual over what is expected of it.
+    """
+
+    measurement: Floats
+    star: Floats
+    exposure: Floats
+    night: Floats
+    star_of: Ints
+    exposure_of: Ints
+    night_of: Ints
+    links: Links
+    t: Floats
+
+    def to_hetero_data(self) -> HeteroData:
+        """As a PyTorch Geometric graph of measurements, stars, exposures and nights."""
+        import torch
+        from torch_geometric.data import HeteroData
+
+        data: Any = HeteroData()
+        for name in ("measurement", "star", "exposure", "night"):
+            data[name].x = torch.from_numpy(getattr(self, name))
+        data["measurement"].t = torch.from_numpy(self.t)
+        data["measurement"].star = torch.from_numpy(self.star_of)
+        data["measurement"].exposure = torch.from_numpy(self.exposure_of)
+        own = np.flatnonzero(self.night_of >= 0)
+        data["exposure", "in", "night"].edge_index = torch.from_numpy(np.stack([own, self.night_of[own]]))
+        data["exposure", "links", "exposure"].edge_index = torch.from_numpy(self.links.edge_index)
+        data["exposure", "links", "exposure"].edge_attr = torch.from_numpy(self.links.edge_attr)
+        return data
+
+
+def features_of(problem: Problem, fit: RobustFit) -> Features:
+    """Look at a robust fit."""
+    graph, design = problem.graph, fit.design
+    node, star = graph.exposure, graph.star()
+    n_nodes, n_stars = design.n_nodes, design.n_stars
+    estimate, spread = fit.estimate, fit.spread
+    w = np.asarray(fit.equations.w, float)
+    base = fit.noise.base(node, fit.err).astype(float)
+    variance = base + fit.weighted.variability[star]
+    leverage = np.clip(np.nan_to_num(w * spread.prediction), 0.0, 0.98)
+    residual = np.nan_to_num(np.asarray(estimate.residual, float))
+    t = residual / np.sqrt(variance * (1.0 - leverage))
+    field, cells = _field(problem, n_nodes)
+    local_mean, local_count, patchiness = _local(t, leverage, cells, node, n_nodes)
+
+    b = np.zeros(n_stars)
+    b_sigma, b_held = np.zeros(n_stars), np.zeros(n_stars)
+    response = np.zeros(t.size)
+    if design.star_block == 2:
+        b = np.nan_to_num(estimate.stars[:, 1])
+        b_variance = np.maximum(np.nan_to_num(spread.star[:, 2]), 1e-14)
+        b_sigma, b_held = b / np.sqrt(b_variance), np.clip(fit.equations.prior.star * b_variance, 0.0, 1.0)
+        response = b[star] * design.arrays[2][node] / np.sqrt(variance)
+    has_response = float(design.star_block == 2)
+
+    bright = problem.m - _per_band(problem.m, problem.band[node])
+    error = np.log(np.maximum(fit.err, 1e-9)) - _per_band(np.log(np.maximum(fit.err, 1e-9)), problem.band[node])
+    measurement = np.stack(
+        [
+            np.arcsinh(t), np.minimum(np.abs(t), LARGEST), np.log(np.maximum(w * variance, 1e-4)), error,
+            np.arcsinh(bright / 2.0), np.sqrt(leverage), field[:, 0], field[:, 1], np.arcsinh(response),
+            fit.noise.error_scale2[node] * fit.err.astype(float) ** 2 / variance, fit.weighted.variability[star]
+            / variance, local_mean, local_count, field[:, 2], np.full(t.size, has_response),
+        ],
+        axis=1,
+    )  # fmt: skip
+
+    def of_star(x: Array) -> Array:
+        return np.asarray(np.bincount(star, weights=x, minlength=n_stars), float)
+
+    def of_node(x: Array) -> Array:
+        return np.asarray(np.bincount(node, weights=x, minlength=n_nodes), float)
+
+    soft = np.clip(t, -LARGEST, LARGEST)
+    visits = np.maximum(of_star(np.ones(t.size)), 1.0)
+    variable = np.clip(np.nan_to_num(fit.weighted.variable, nan=0.5), 1e-4, 1 - 1e-4)
+    typical = np.exp(of_star(np.log(base)) / visits)
+    star_chi2 = of_star(residual**2 / base) / np.maximum(of_star(1.0 - leverage), 0.2)
+    of_stars = np.stack(
+        [
+            np.log(visits), np.log(star_chi2 + 0.05), of_star(np.abs(soft)) / visits, of_star(np.cbrt(soft)) / visits,
+            np.log(variable / (1.0 - variable)) / 3.0, np.log1p(fit.weighted.variability / typical),
+            np.arcsinh(b_sigma), b_held, np.full(n_stars, has_response),
+        ],
+        axis=1,
+    )  # fmt: skip
+
+    count = np.maximum(of_node(np.ones(t.size)), 1.0)
+    ordinary = np.exp(of_node(np.log(base)) / count)
+    robust_w = w * variance
+    columns = _exposures(problem, fit, n_nodes)
+    of_exposures = np.stack(
+        [
+            np.log1p(10.0 * fit.noise.excess / ordinary),
+            np.log(fit.noise.error_scale2 / fit.noise.survey_scale2[problem.band]),
+            np.log(count), np.log(of_node(soft**2) / count + 0.05), np.sqrt(count) * of_node(robust_w * soft)
+            / np.maximum(of_node(robust_w), 1e-3), of_node(np.cbrt(soft)) / count,
+            np.log(of_node(soft**4) / count + 0.1), np.sqrt(of_node((np.abs(t) > 4.0).astype(float)) / count),
+            patchiness, *columns,
+        ],
+        axis=1,
+    )  # fmt: skip
+    night, night_of = _nights(fit, n_nodes)
+    links = links_of(graph, w, residual)
+    return Features(
+        _finite(measurement), _finite(of_stars), _finite(of_exposures), _finite(night), star.astype(np.int64),
+        node.astype(np.int64), night_of, links, soft.astype(np.float32),
+    )  # fmt: skip
+
+
+def _finite(x: Array) -> Floats:
+    return np.clip(np.nan_to_num(x, nan=0.0, posinf=10.0, neginf=-10.0), -10.0, 10.0).astype(np.float32)
+
+
+def _per_band(values: NDArray[np.floating], band: NDArray[np.int32]) -> Array:
+    """The median of each band, for every measurement."""
+    out = np.zeros(int(band.max(initial=-1)) + 1)
+    for b in range(out.size):
+        inside = values[band == b] if out.size > 1 else values
+        out[b] = np.median(inside) if inside.size else 0.0
+    return out[band]
+
+
+def _field(problem: Problem, n_nodes: int) -> tuple[Array, NDArray[np.int64] | None]:
+    """Radius, distance to the edge and whether the place is known, (n, 3); and which part of its exposure's field."""
+    n = problem.m.size
+    if problem.xy is None:
+        return np.zeros((n, 3)), None
+    xy = problem.xy.astype(float)
+    known = np.isfinite(xy).all(1)
+    xy = np.where(known[:, None], xy, 0.0)
+    cell = np.clip(((xy + 1.0) * 0.5 * CELLS).astype(np.int64), 0, CELLS - 1)
+    return (
+        np.stack([np.hypot(*xy.T) - 0.75, np.maximum(*np.abs(xy).T) - 0.65, known], axis=1),
+        (problem.graph.exposure.astype(np.int64) * CELLS + cell[:, 0]) * CELLS + cell[:, 1],
+    )
+
+
+def _local(
+    t: Array, leverage: Array, cells: NDArray[np.int64] | None, node: NDArray[np.int32], n_nodes: int
+) -> tuple[Array, Array, Array]:
+    """Mean residual and number of the others in the same part of the field, and how much parts differ beyond noise.
+
+    Structure finer than a surface, as under cloud, shows in parts whose residuals agree.
+    """
+    if cells is None:
+        return np.zeros(t.size), np.zeros(t.size), np.zeros(n_nodes)
+    soft = np.clip(t, -3.0, 3.0)
+    n_cells = n_nodes * CELLS * CELLS
+    total, count = np.bincount(cells, soft, n_cells), np.bincount(cells, minlength=n_cells)
+    others = np.maximum(count[cells] - 1, 0)
+    mean = (total[cells] - soft) / np.sqrt(others + 1.0)
+    square = np.bincount(cells, soft**2, n_cells)
+    # pairs of one part: sum over i != j of t_i t_j, over its standard deviation were they independent
+    cross = (total**2 - square).reshape(n_nodes, -1).sum(1)
+    pairs = (count * (count - 1.0)).reshape(n_nodes, -1).sum(1)
+    power = np.maximum(np.bincount(node, soft**2, n_nodes) / np.maximum(np.bincount(node, minlength=n_nodes), 1), 0.1)
+    return np.arcsinh(mean), np.log1p(others), np.arcsinh(cross / (power * np.sqrt(2.0 * pairs + 1.0)))
+
+
+def _exposures(problem: Problem, fit: RobustFit, n_nodes: int) -> list[Array]:
+    """The columns of EXPOSURE from ``surface`` on."""
+    K, theta, node_spread = fit.design.block, fit.estimate.theta, fit.spread.node
+    zeros = np.zeros(n_nodes)
+    prior, border = fit.equations.prior, fit.terms.border
+    surface, surface_held = zeros, zeros
+    if K > 1 and border.illumination is not None:
+        light = border.illumination
+        gap = theta[:n_nodes, 1:] - theta[light.column[:n_nodes], 1:]
+        variance = np.einsum("ekk->ek", node_spread[:n_nodes])[:, 1:]
+        precision = np.einsum("ekk->ek", prior.diagonal[:n_nodes])[:, 1:]
+        scale = np.median(gap**2, axis=0) + 1e-12
+        surface = np.log((gap**2 / scale).mean(1) + 0.05)
+        surface_held = np.clip(variance * precision, 0.0, 1.0).mean(1)
+    z_variance = np.maximum(np.nan_to_num(node_spread[:n_nodes, 0, 0]), 1e-14)
+    z_error = 0.5 * np.log(z_variance / np.median(z_variance))
+    seeing, has_seeing = problem.log_seeing, np.asarray(problem.log_seeing != 0.0, float)
+    sky, has_sky = _relative(problem, "sky", n_nodes)
+    airmass = zeros if problem.airmass is None else np.nan_to_num(problem.airmass - 1.2)
+    jitter, held, photometric, has_night = zeros.copy(), zeros.copy(), zeros.copy(), zeros.copy()
+    levels = fit.terms.levels
+    if levels is not None and levels.jitter_precision is not None:
+        h = levels.levels
+        z = theta[:, 0]
+        s = h.band_hub(2, h.band[h.group])
+        gap = z[h.node] - z[h.level(h.group)] + h.airmass * z[h.slope(h.group)] - h.seeing * z[s]
+        jitter[h.node] = np.arcsinh(gap * np.sqrt(levels.jitter_precision))
+        held[h.node] = np.clip(levels.jitter_precision * z_variance[h.node], 0.0, 2.0)
+        photometric[h.node] = np.log(levels.jitter_precision * 1e-4) / 4.0
+        has_night[h.node] = 1.0
+    return [
+        surface, surface_held, z_error, 3.0 * seeing, sky, airmass, jitter, held, photometric,
+        np.full(n_nodes, float(K > 1)), has_seeing, has_sky, has_night,
+    ]  # fmt: skip
+
+
+def _relative(problem: Problem, name: str, n_nodes: int) -> tuple[Array, Array]:
+    """A condition less its band's median, and whether it is known."""
+    if name not in problem.nodes.columns:
+        return np.zeros(n_nodes), np.zeros(n_nodes)
+    values = problem.nodes[name].cast(float).fill_null(np.nan).to_numpy()
+    known = np.isfinite(values)
+    out = np.zeros(n_nodes)
+    for b in np.unique(problem.band[known]):
+        inside = known & (problem.band == b)
+        out[inside] = values[inside] - np.median(values[inside])
+    return out, known.astype(float)
+
+
+def _nights(fit: RobustFit, n_nodes: int) -> tuple[Array, NDArray[np.int64]]:
+    levels, night_of = fit.terms.levels, np.full(n_nodes, -1, np.int64)
+    if levels is None or levels.posterior is None or levels.jitter_precision is None:
+        return np.zeros((0, len(NIGHT))), night_of
+    h, p = levels.levels, levels.posterior
+    night_of[h.node] = h.group
+    count = np.bincount(h.group, minlength=h.n_groups)
+    spread = np.bincount(h.group, np.log(levels.jitter_precision), h.n_groups) / np.maximum(count, 1)
+    return (
+        np.stack(
+            [p[:, :2].sum(1), p[:, 2:4].sum(1), p[:, 4:6].sum(1), p[:, 6:].sum(1), np.log(count), (9.0 - spread) / 4.0],
+            axis=1,
+        ),
+        night_of,
+    )

@@ -1,0 +1,95 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
+# (compiled kernels carry no types)
+"""Same-star links between exposures, with what their shared stars say: number, mean difference, scatter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from graphs import MeasurementGraph
+
+PARTNERS = 6
+"""Other measurements of the same star that a measurement is compared with, spread over its visits."""
+MOST_PAIRS = 2_000_000
+"""Pairs looked at; larger surveys look at some of their stars."""
+LINK = ("shared", "difference", "scatter")
+
+
+@dataclass
+class Links:
+    """Links in both directions.
+
+    Attributes
+    ----------
+    edge_index
+        int64 (2, L), from and to.
+    edge_attr
+        float32 (L, 3): logarithm of the number of shared stars, the weighted mean of the differences of residuals (from
+        less to) in its standard errors, the logarithm of their scatter over what weights promise.
+    """
+
+    edge_index: NDArray[np.int64]
+    edge_attr: NDArray[np.float32]
+
+
+def links_of(graph: MeasurementGraph, w: NDArray[np.float64], residual: NDArray[np.float64]) -> Links:
+    """Compare pairs of measurements of one star; O(measurements x PARTNERS)."""
+    n_pairs = graph.n_measurements * PARTNERS
+    step = max(1, n_pairs // MOST_PAIRS)
+    key, values = _pairs(graph.star_ptr, graph.exposure, np.asarray(w, float), residual, step, graph.n_exposures)
+    if not key.size:
+        return Links(np.zeros((2, 0), np.int64), np.zeros((0, len(LINK)), np.float32))
+    unique, which = np.unique(key, return_inverse=True)
+    count, weight, mean, square = (
+        np.bincount(which, minlength=unique.size).astype(float),
+        *(np.bincount(which, values[:, k], unique.size) for k in range(3)),
+    )
+    low, high = unique // graph.n_exposures, unique % graph.n_exposures
+    significance = np.arcsinh(mean / np.sqrt(np.maximum(weight, 1e-30)))
+    scatter = np.log(square / count + 0.05)
+    shared = np.log(count * step)
+    forth = np.stack([shared, significance, scatter], axis=1)
+    back = forth * np.array([1.0, -1.0, 1.0])
+    index = np.stack([np.r_[low, high], np.r_[high, low]])
+    return Links(index, np.clip(np.r_[forth, back], -10, 10).astype(np.float32))
+
+
+@njit(cache=True, nogil=True)
+def _pairs(star_ptr, node, w, residual, step, n_nodes):
+    # of every step-th star: key low * n_nodes + high, and (weight, weight x difference, weight x clipped square)
+    total = 0
+    for s in range(0, star_ptr.size - 1, step):
+        n = star_ptr[s + 1] - star_ptr[s]
+        total += n * min(n - 1, PARTNERS) if n > 1 else 0
+    key = np.empty(total, np.int64)
+    values = np.empty((total, 3))
+    k = 0
+    for s in range(0, star_ptr.size - 1, step):
+        low = star_ptr[s]
+        n = star_ptr[s + 1] - low
+        if n < 2:
+            continue
+        partners = min(n - 1, PARTNERS)
+        for a in range(n):
+            for p in range(partners):
+                b = (a + 1 + p * (n - 1) // partners) % n
+                i = low + a
+                j = low + b
+                e = node[i]
+                f = node[j]
+                if e == f or w[i] <= 0.0 or w[j] <= 0.0:
+                    continue
+                d = residual[i] - residual[j]
+                if e > f:
+                    e, f, d = f, e, -d
+                weight = w[i] * w[j] / (w[i] + w[j])
+                key[k] = np.int64(e) * n_nodes + f
+                values[k, 0] = weight
+                values[k, 1] = weight * d
+                values[k, 2] = min(weight * d * d, 36.0)
+                k += 1
+    return key[:k], values[:k]

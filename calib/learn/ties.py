@@ -1,0 +1,131 @@
+"""The ties of the prior, one by one: what holds a zero-point to its night and a surface to its illumination.
+
+A tie is ``pi (c . x)^2`` over a few first or further coefficients of nodes and hubs: the jitter of a zero-point about
+its night's level, ``x = (z, a, k, s)``, ``c = (1, -1, X - 1, -q)``; and each coefficient of a surface less that of its
+hub. Robust precisions are read from the prior itself; the learned engine multiplies them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.solve.border import Border
+from calib.solve.normal import Prior
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+SMOOTH, CURVED = 1, 2
+"""Degrees of surfaces that have a factor of their own: planes and quadratics."""
+
+
+@dataclass(frozen=True)
+class Ties:
+    """Ties of R rows under P factors.
+
+    Attributes
+    ----------
+    unknown
+        (R, 4), node or hub of each coefficient of a row; 0 where a row has fewer, with coefficient 0.
+    coefficient
+        (R, 4).
+    component
+        (R,), which coefficient of the nodes: 0 the zero-point, then the surface's.
+    pair
+        (R, 6), the hubs' pair of each two coefficients; -1 where there is none.
+    precision
+        (R,), under the robust prior, mag^-2.
+    node, kind
+        (R,), the exposure that a row belongs to, and its kind: 0 jitter, 1 plane, 2 quadratic.
+    n_nodes
+        E; factors are (E, 3).
+    """
+
+    unknown: Ints
+    coefficient: Array
+    component: Ints
+    pair: Ints
+    precision: Array
+    node: Ints
+    kind: Ints
+    n_nodes: int
+
+    @classmethod
+    def of(cls, border: Border, prior: Prior, n_nodes: int) -> Ties:
+        """Read the ties of a prior."""
+        K = prior.rhs.shape[1]
+        hubs, light, levels = border.hubs, border.illumination, border.levels
+        unknown, coefficient, component, node, kind = [], [], [], [], []
+        if levels is not None and levels.node.size:
+            n = levels.node.size
+            s = levels.band_hub(2, levels.band[levels.group])
+            unknown.append(np.stack([levels.node, levels.level(levels.group), levels.slope(levels.group), s], 1))
+            coefficient.append(np.stack([np.ones(n), -np.ones(n), levels.airmass, -levels.seeing], 1))
+            component.append(np.zeros(n))
+            node.append(levels.node)
+            kind.append(np.zeros(n))
+        if light is not None and K > 1:
+            own = light.row < n_nodes
+            n = int(own.sum())
+            for c in range(1, K):
+                unknown.append(np.stack([light.row[own], light.column[own], np.zeros(n), np.zeros(n)], 1))
+                coefficient.append(np.tile([1.0, -1.0, 0.0, 0.0], (n, 1)))
+                component.append(np.full(n, c))
+                node.append(light.row[own])
+                kind.append(np.full(n, SMOOTH if c < 3 else CURVED))
+        if not unknown:
+            nothing = np.zeros(0, np.int64)
+            return cls(
+                nothing.reshape(0, 4), np.zeros((0, 4)), nothing, nothing.reshape(0, 6), np.zeros(0), nothing, nothing,
+                n_nodes,
+            )  # fmt: skip
+        u = np.concatenate(unknown).astype(np.int64)
+        coef = np.concatenate(coefficient)
+        comp = np.concatenate(component).astype(np.int64)
+        width = n_nodes + hubs.n + 1
+        keys = hubs.row.astype(np.int64) * width + hubs.column
+        pair = np.full((u.shape[0], 6), -1)
+        for j, (a, b) in enumerate(_PAIRS):
+            low, high = np.minimum(u[:, a], u[:, b]), np.maximum(u[:, a], u[:, b])
+            at = np.minimum(np.searchsorted(keys, low * width + high), max(keys.size - 1, 0))
+            there = (coef[:, a] != 0) & (coef[:, b] != 0)
+            pair[:, j] = np.where(there, at, -1)
+        precision = -prior.coupling[pair[:, 0], comp, comp]  # of the first two, with coefficients 1 and -1
+        return cls(
+            u, coef, comp, pair, precision, np.concatenate(node).astype(np.int64),
+            np.concatenate(kind).astype(np.int64), n_nodes,
+        )  # fmt: skip
+
+    def gap(self, theta: Array) -> Array:
+        """``c . x`` of every tie, (R,), or (R, ...) of theta with more axes behind."""
+        x = theta[self.unknown, self.component[:, None]]
+        return np.asarray(np.einsum("rk,rk...->r...", self.coefficient, x))
+
+    def added(self, prior: Prior, extra: Array) -> Prior:
+        """The prior with these precisions (R,) added to the ties, negative ones too."""
+        diagonal, coupling = prior.diagonal.copy(), prior.coupling.copy()
+        c = self.component
+        for k in range(4):
+            np.add.at(diagonal, (self.unknown[:, k], c, c), extra * self.coefficient[:, k] ** 2)
+        for j, (a, b) in enumerate(_PAIRS):
+            there = self.pair[:, j] >= 0
+            at = self.pair[there, j]
+            value = (extra * self.coefficient[:, a] * self.coefficient[:, b])[there]
+            np.add.at(coupling, (at, c[there], c[there]), value)
+        return replace(prior, diagonal=diagonal, coupling=coupling)
+
+    def factors(self, of_nodes: Array) -> Array:
+        """(R,), the factor of every tie from those of nodes, (E, 3)."""
+        return np.asarray(of_nodes[self.node, self.kind])
+
+    def gathered(self, values: Array) -> Array:
+        """Sum over ties of values (R,) to their factors, (E, 3)."""
+        at = self.node * 3 + self.kind
+        out = np.bincount(at, weights=values, minlength=3 * self.n_nodes)
+        return np.asarray(out, float).reshape(self.n_nodes, 3)
+
+
+_PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
