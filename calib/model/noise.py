@@ -96,6 +96,12 @@ class NoiseModel:
         """An independent copy."""
         return deepcopy(self)
 
+    def at(self, nodes: NDArray[np.integer]) -> NoiseModel:
+        """An independent copy for some of the nodes."""
+        part = self.copy()
+        part.error_scale2, part.excess, part.band = self.error_scale2[nodes], self.excess[nodes], self.band[nodes]
+        return part
+
     def spread_over(self, band: NDArray[np.int32]) -> NoiseModel:
         """The survey's values for other nodes of the same bands."""
         fresh = NoiseModel.start(band, self.survey_scale2)

@@ -56,6 +56,8 @@ class Problem:
         (E,), logarithm of the seeing over its median; 0 where unknown.
     n_catalogue
         Nodes at the end that are no exposures but catalogues of reference stars (`calib.model.catalogue`).
+    survey_nodes
+        (E,), number of each node in the survey that this is a part of; None where it is the survey.
     """
 
     graph: MeasurementGraph
@@ -76,6 +78,7 @@ class Problem:
     airmass: Array | None
     log_seeing: Array
     n_catalogue: int = 0
+    survey_nodes: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, measurements: Measurements, config: Config) -> Problem:

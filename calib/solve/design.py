@@ -93,7 +93,8 @@ class Design:
         from graphs import MeasurementGraph
 
         walk = self.walk  # the same graph, its stars in the order of assembly: several times faster to link
-        return MeasurementGraph(walk.star_ptr, walk.nodes, walk.source, self.n_nodes).exposure_graph()
+        links = MeasurementGraph(walk.star_ptr, walk.nodes, walk.source, self.n_nodes).exposure_graph()
+        return replace(links, incidence=None)
 
     @cached_property
     def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:

@@ -18,7 +18,8 @@ from numba import njit
 
 
 @njit(inline="always")
-def _phi(xy, i, K, centre, out):
+def phi(xy, i, K, centre, out):
+    # phi of measurement i
     out[0] = 1.0
     if K > 1:
         x = np.float64(xy[i, 0])
@@ -37,7 +38,7 @@ def basis(xy, K, centre):
     n = xy.shape[0]
     out = np.empty((n, K))
     for i in range(n):
-        _phi(xy, i, K, centre, out[i])
+        phi(xy, i, K, centre, out[i])
     return out
 
 
@@ -96,7 +97,7 @@ def right_hand_side(star_ptr, node, m, w, inv, xy, K, centre, P, h, out):
             if P == 2:
                 t += s1 * h[e]
             t *= np.float64(w[i])
-            _phi(xy, i, K, centre, p)
+            phi(xy, i, K, centre, p)
             for a in range(K):
                 out[e, a] += t * p[a]
 
@@ -134,7 +135,7 @@ def _apply_blocks(star_ptr, node, w, inv, xy, K, centre, P, h, theta, out):
         y1 = 0.0
         for i in range(star_ptr[s], star_ptr[s + 1]):
             e = node[i]
-            _phi(xy, i, K, centre, p)
+            phi(xy, i, K, centre, p)
             g = 0.0
             for a in range(K):
                 g += p[a] * theta[e, a]
@@ -146,7 +147,7 @@ def _apply_blocks(star_ptr, node, w, inv, xy, K, centre, P, h, theta, out):
         s1 = inv[s, 1] * y0 + inv[s, 2] * y1
         for i in range(star_ptr[s], star_ptr[s + 1]):
             e = node[i]
-            _phi(xy, i, K, centre, p)
+            phi(xy, i, K, centre, p)
             g = -s0
             if P == 2:
                 g -= s1 * h[e]
@@ -167,7 +168,7 @@ def back_substitute(star_ptr, node, m, w, inv, xy, K, centre, P, h, theta, stars
         y1 = 0.0
         for i in range(star_ptr[s], star_ptr[s + 1]):
             e = node[i]
-            _phi(xy, i, K, centre, p)
+            phi(xy, i, K, centre, p)
             g = m[i]
             for a in range(K):
                 g += p[a] * theta[e, a]

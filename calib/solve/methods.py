@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.config import Config
-from calib.model.noise import NodeSums, NoiseModel, Weighted
+from calib.model.noise import LARGE, NodeSums, NoiseModel, Weighted
 from calib.model.problem import Problem
 from calib.solve.border import Border
 from calib.solve.normal import NormalEquations, Prior, Spread, Topology
@@ -73,9 +73,10 @@ def solve_robust(problem: Problem, config: Config, progress: Progress | None = N
 
 def resolve_robust(problem: Problem, like: RobustFit, config: Config) -> Solved:
     """The robust solve of part of the stars with the terms that the whole survey chose; all variances learned anew."""
+    noise = like.noise.copy() if problem.survey_nodes is None else like.noise.at(problem.survey_nodes)
     design = design_of(problem, like.design.degree, like.design.star_block == 2)
     found = fit(
-        design, problem.m, problem.err, problem.band, border_of(problem, design, config), noise=like.noise.copy(),
+        design, problem.m, problem.err, problem.band, border_of(problem, design, config), noise=noise,
         max_passes=config.max_passes, tolerance=config.tolerance,
     )  # fmt: skip
     return stated(found, [], config.seed)
@@ -109,7 +110,7 @@ def stated(found: RobustFit, trials: list[Trial], seed: int) -> Solved:
     variance = spread.node[:n, 0, 0]
     compared = (top.size[top.component] > 1) & (variance > 0)
     if compared.any():
-        drawn = wild_bootstrap(equations, found.estimate, spread, np.asarray(found.equations.w, float), seed)
+        drawn = wild_bootstrap(equations, found.estimate, spread, found.equations.w, seed)
         ratios = drawn[compared] / variance[compared]
         ratio = float(np.median(ratios))
         for c in np.unique(top.component[compared]):
@@ -117,4 +118,6 @@ def stated(found: RobustFit, trials: list[Trial], seed: int) -> Solved:
             # few exposures say little about their own component: lean on the survey
             pooled = (inside.size * np.median(inside) + 20 * ratio) / (inside.size + 20)
             inflation[c] = np.sqrt(max(float(pooled), 1.0))
+    if found.design.n_measurements >= LARGE:
+        equations.release()
     return Solved(found, equations, spread, inflation, ratio, trials)

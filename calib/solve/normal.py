@@ -219,6 +219,9 @@ class NormalEquations:
     @cached_property
     def blocks(self) -> tuple[Array, Array]:
         """(diagonal (E + H, K, K), off-diagonal (links, K, K)) of L with its prior, without ground."""
+        return self._assembled()
+
+    def _assembled(self) -> tuple[Array, Array]:
         top = self.topology
         diagonal = self.prior.diagonal.copy()
         off = np.empty((top.indices.size, *diagonal.shape[1:]))
@@ -245,7 +248,7 @@ class NormalEquations:
     @cached_property
     def factor(self) -> Factor:
         """Cholesky factor of L with one node held in each group of components."""
-        diagonal, off = self.blocks
+        diagonal, off = self.__dict__["blocks"] if "blocks" in self.__dict__ else self._assembled()
         diagonal = diagonal.copy()
         g = self.topology.grounded
         diagonal[g, 0, 0] += np.where(diagonal[g, 0, 0] > 0, diagonal[g, 0, 0], 1.0)
@@ -254,6 +257,17 @@ class NormalEquations:
         stiff = diagonal[:, k, k]
         diagonal[:, k, k] = np.where(stiff > 0, stiff * (1.0 + 1e-12), 1.0)
         return Factor(self.topology.symbolic, diagonal, off)
+
+    @cached_property
+    def _log_det_nodes(self) -> float:
+        return self.factor.log_det
+
+    def release(self) -> None:
+        """Forget L and its factor, the largest arrays of a solve; they are made anew when they are asked for."""
+        if "factor" in self.__dict__:
+            assert np.isfinite(self._log_det_nodes)  # kept
+        for kept in ("factor", "blocks"):
+            self.__dict__.pop(kept, None)
 
     def apply(self, theta: Array) -> Array:
         """``L theta`` straight from the measurements, (E + H, K)."""
@@ -300,6 +314,8 @@ class NormalEquations:
     def spread(self, functional: Array | None = None) -> Spread:
         """Exact variances in the gauge where a functional of each component's theta is fixed.
 
+        A large survey releases its factor on the way.
+
         Parameters
         ----------
         functional
@@ -307,10 +323,12 @@ class NormalEquations:
         """
         top, design = self.topology, self.design
         n = design.n_nodes
-        selected = self.factor.selected_inverse()
         if functional is None:
             functional = self.mean_functional
         along, variance_gauge = along_gauge(self.factor, functional, top.component, top.coupled)
+        selected = self.factor.selected_inverse()
+        if design.n_measurements >= LARGE:
+            self.release()
         node = selected.diagonal.copy()
         node[:n, :, 0] -= along[:n]
         node[:n, 0, :] -= along[:n]
@@ -332,4 +350,4 @@ class NormalEquations:
         det = inv[:, 0] if self.design.star_block == 1 else inv[:, 0] * inv[:, 2] - inv[:, 1] ** 2
         # a star whose response is undetermined was solved without it
         det = np.where(det > 0, det, inv[:, 0])
-        return self.factor.log_det - float(np.log(det[det > 0]).sum())
+        return self._log_det_nodes - float(np.log(det[det > 0]).sum())

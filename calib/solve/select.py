@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,11 +71,34 @@ def robust_fit(
     Degrees are tried upwards while they gain; then the response to seeing. A survey of more than `TRIAL_MEASUREMENTS`
     tries them on a part of itself.
     """
-    part = problem if problem.m.size <= TRIAL_MEASUREMENTS else trial_part(problem, TRIAL_MEASUREMENTS)
+    plain = design_of(problem, 0, False)
+    topology = Topology(plain)
     degrees, responses = candidates(problem, config)
-    entries = Topology(design_of(problem, 0, False)).symbolic.supernodes.n_entries if len(degrees) > 1 else 0
+    entries = topology.symbolic.supernodes.n_entries if len(degrees) > 1 else 0
     degrees = [d for d in degrees if d == degrees[0] or 8.0 * entries * BLOCK_SIZES[d] ** 2 < FACTOR_BYTES]
-    start = absolute_start(design_of(part, 0, False), part.m, part.err, Topology(design_of(part, 0, False)))
+    if problem.m.size <= TRIAL_MEASUREMENTS:
+        return _tried(problem, plain, topology, degrees, responses, config, progress)
+    part = trial_part(problem, TRIAL_MEASUREMENTS, plain)
+    small = design_of(part, 0, False)
+    best, trials = _tried(part, small, Topology(small), degrees, responses, config, progress)
+    noise, degree, response = best.noise.spread_over(problem.band), best.design.degree, best.design.star_block == 2
+    del best, part, small  # the whole survey needs the room
+    whole = plain.with_terms(degree, problem.response if response else None)
+    step = (lambda n, change: progress("all measurements", n, change)) if progress else None
+    final = fit(
+        whole, problem.m, problem.err, problem.band, border_of(problem, whole, config), noise=noise,
+        start=absolute_start(plain, problem.m, problem.err, topology),
+        max_passes=config.max_passes, tolerance=config.tolerance, progress=step,
+    )  # fmt: skip
+    return final, trials
+
+
+def _tried(
+    part: Problem, plain: Design, topology: Topology, degrees: list[int], responses: list[bool], config: Config,
+    progress: Callable[[str, int, float], None] | None,
+) -> tuple[RobustFit, list[Trial]]:  # fmt: skip
+    """The best of all trials on one problem, and what was tried; ``plain`` is its design without terms."""
+    start = absolute_start(plain, part.m, part.err, topology)
     trials: list[Trial] = []
     best: RobustFit | None = None
 
@@ -103,36 +127,50 @@ def robust_fit(
         trials[-1] = replace(trials[-1], evidence=best.evidence + gain)
         if gain > GAIN or False not in responses:
             best = replace(found, evidence=best.evidence + gain)
-    if part is problem:
-        return best, trials
-    whole = design_of(problem, best.design.degree, best.design.star_block == 2)
-    noise = best.noise.spread_over(problem.band)
-    step = (lambda n, change: progress("all measurements", n, change)) if progress else None
-    plain = design_of(problem, 0, False)
-    final = fit(
-        whole, problem.m, problem.err, problem.band, border_of(problem, whole, config), noise=noise,
-        start=absolute_start(plain, problem.m, problem.err, Topology(plain)),
-        max_passes=config.max_passes, tolerance=config.tolerance, progress=step,
-    )  # fmt: skip
-    return final, trials
+    return best, trials
 
 
-def trial_part(problem: Problem, measurements: int) -> Problem:
-    """A connected part of the survey: nodes nearest to a start along the graph, in its largest component."""
+def trial_part(problem: Problem, measurements: int, plain: Design | None = None) -> Problem:
+    """A connected part of the survey: nodes nearest to a start along the graph, in its largest component.
+
+    ``plain`` is the problem's design without terms, where it is at hand.
+    """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import breadth_first_order
 
-    links = problem.graph.exposure_graph()
+    plain = plain or design_of(problem, 0, False)
+    links = plain.links
     n = problem.graph.n_exposures
     pattern = csr_array((np.ones(links.indices.size, np.int8), links.indices, links.indptr), shape=(n, n))
     counts = np.bincount(problem.graph.exposure, minlength=n)
-    labels = np.asarray(links.components())
+    labels = plain.components
     largest = np.bincount(labels, weights=counts).argmax()
     first = int(np.flatnonzero(labels == largest)[0])
     order = breadth_first_order(pattern, first, directed=False, return_predecessors=False)
     keep = np.zeros(n, bool)
     keep[order[: max(int(np.searchsorted(np.cumsum(counts[order]), measurements)), 2)]] = True
-    return subset(problem, keep[problem.graph.exposure])
+    return without_idle(subset(problem, keep[problem.graph.exposure]))
+
+
+def without_idle(problem: Problem) -> Problem:
+    """The same without nodes that have no measurement, but for one of each band, so that bands keep their numbers."""
+    graph = problem.graph
+    kept = np.bincount(graph.exposure, minlength=graph.n_exposures) > 0
+    for band in np.setdiff1d(problem.band, problem.band[kept]):
+        kept[np.flatnonzero(problem.band == band)[0]] = True
+    nodes = np.flatnonzero(kept)
+    number = (np.cumsum(kept) - 1).astype(np.int32)
+
+    def of(values: NDArray[Any] | None) -> Any:
+        return None if values is None else values[nodes]
+
+    return replace(
+        problem, graph=MeasurementGraph(graph.star_ptr, number[graph.exposure], graph.order, nodes.size),
+        nodes=problem.nodes[nodes], band=of(problem.band), night=of(problem.night), response=of(problem.response),
+        airmass=of(problem.airmass), log_seeing=of(problem.log_seeing),
+        n_catalogue=int((nodes >= problem.n_exposures).sum()),
+        survey_nodes=nodes if problem.survey_nodes is None else problem.survey_nodes[nodes],
+    )  # fmt: skip
 
 
 def subset(problem: Problem, keep: NDArray[np.bool_]) -> Problem:

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from calib.config import Config
-from calib.solve.select import candidates, design_of, robust_fit, subset, trial_part
+from calib.solve.select import candidates, design_of, robust_fit, subset, trial_part, without_idle
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -78,4 +78,17 @@ def test_trial_part_is_connected_and_about_as_large_as_asked(survey, problem_of)
     assert 240 <= part.m.size <= 360
     used = np.unique(part.graph.exposure)
     assert np.unique(part.graph.components()[used]).size == 1
-    assert design_of(part, 0, False).n_nodes == problem.graph.n_exposures
+    assert used.size == design_of(part, 0, False).n_nodes < problem.graph.n_exposures
+    assert part.nodes["exposure_id"].to_list() == problem.nodes["exposure_id"][part.survey_nodes].to_list()
+    row = part.input_row
+    np.testing.assert_array_equal(part.nodes["exposure_id"].to_numpy()[part.graph.exposure], node[row])
+
+
+def test_bands_keep_their_numbers_without_idle_nodes(survey, problem_of):
+    frame = survey(n_stars=30)[0]
+    names = np.array(["g", "r", "z"])[frame["exposure_id"].rank("dense").to_numpy() % 3]
+    problem = problem_of(frame.with_columns(band=pl.Series(names)))
+    part = without_idle(subset(problem, problem.band[problem.graph.exposure] == 1))
+    assert np.unique(part.band).tolist() == [0, 1, 2]
+    assert (np.bincount(part.graph.exposure, minlength=part.band.size)[part.band != 1] == 0).all()
+    np.testing.assert_array_equal(part.band, problem.band[part.survey_nodes])
