@@ -88,22 +88,51 @@ def encode_ids(ids: pl.Series) -> tuple[NDArray[np.int32], pl.Series]:
     distinct : polars Series
         Sorted by value, so that codes do not depend on the order of the rows.
     """
+    dealt, rows, distinct = deal_ids(ids)
+    if rows is None:
+        return dealt, distinct
+    codes = np.empty(dealt.size, np.int32)
+    coding.return_codes(dealt, rows, codes)
+    return codes, distinct
+
+
+def deal_ids(ids: pl.Series) -> tuple[NDArray[np.int32], NDArray[np.integer[Any]] | None, pl.Series]:
+    """Codes like those of `encode_ids`, in an order in which those of one identifier lie close together.
+
+    Returns
+    -------
+    codes : (n,) int32
+    rows : (n,) int32, or int64 beyond 2**31 rows, or None
+        Input row of each code, ascending for each identifier. None where the codes are in the order of the rows.
+    distinct : polars Series
+    """
     if ids.is_empty():
-        return np.zeros(0, np.int32), ids.clear()
-    if ids.dtype.is_integer() and ids.dtype not in (pl.UInt64, pl.Int128):
-        low, high = ids.min(), ids.max()
-        assert isinstance(low, int)
-        assert isinstance(high, int)
-        span = high - low + 1
-        if span <= 4 * len(ids) + 65536:  # nearly dense already: a table look-up instead of a hash
-            codes, distinct = coding.dense_codes(ids.cast(pl.Int64).to_numpy(), low, span)
-            return codes, pl.Series(ids.name, distinct).cast(ids.dtype)
-        codes, distinct = coding.hash_codes(ids.cast(pl.Int64).to_numpy())
-        by_value = np.argsort(distinct)
-        rank = np.empty(distinct.size, np.int32)
-        rank[by_value] = np.arange(distinct.size, dtype=np.int32)
-        return kernels.gather(rank, codes), pl.Series(ids.name, distinct[by_value]).cast(ids.dtype)
-    distinct_ids = ids.unique().sort()
-    table = distinct_ids.alias("id").to_frame().with_columns(code=pl.int_range(len(distinct_ids), dtype=pl.Int32))
-    joined = ids.alias("id").to_frame().join(table, on="id", how="left", maintain_order="left")
-    return joined["code"].to_numpy(), distinct_ids
+        return np.zeros(0, np.int32), None, ids.clear()
+    if not ids.dtype.is_integer() or ids.dtype in (pl.UInt64, pl.Int128):
+        distinct_ids = ids.unique().sort()
+        table = distinct_ids.alias("id").to_frame().with_columns(code=pl.int_range(len(distinct_ids), dtype=pl.Int32))
+        joined = ids.alias("id").to_frame().join(table, on="id", how="left", maintain_order="left")
+        return joined["code"].to_numpy(), None, distinct_ids
+    values, rows = ids.cast(pl.Int64).to_numpy(), None
+    low = int(values.min())
+    span = int(values.max()) - low + 1
+    if span <= 4 * len(ids) + 65536:  # nearly dense already: a table look-up instead of a hash
+        codes, distinct = coding.dense_codes(values, low, span)
+    elif kernels.is_ascending(values):
+        codes, distinct = coding.run_codes(values)
+    else:
+        codes, rows, distinct = _hash_codes(values, low, span)
+    return codes, rows, pl.Series(ids.name, distinct).cast(ids.dtype)
+
+
+def _hash_codes(
+    values: NDArray[np.int64], low: int, span: int
+) -> tuple[NDArray[np.int32], NDArray[np.integer[Any]], NDArray[np.int64]]:
+    packs = coding.deal(values, low, span)
+    codes = np.empty(values.size, np.int32)
+    distinct = coding.number_packs(packs.ptr, packs.keys, codes)
+    by_value = np.argsort(distinct)
+    rank = np.empty(distinct.size, np.int32)
+    rank[by_value] = np.arange(distinct.size, dtype=np.int32)
+    coding.rank_codes(codes, rank)
+    return codes, packs.rows, distinct[by_value]

@@ -1,6 +1,9 @@
 """Loops over measurements: counting sorts, the transpose and the product that makes exposure links.
 
-Every kernel is O(measurements) or O(pairs of measurements of one star), single-threaded and deterministic.
+Every kernel is O(measurements) or O(pairs of measurements of one star), single-threaded and deterministic. The time
+goes into cache misses and into what the compiler cannot prove, hence the rules: where a loop jumps, what is near in
+time is near in memory; indices are unsigned, which spares numba's test for negative ones; an array is not made anew in
+the function whose loop uses it.
 """
 
 from __future__ import annotations
@@ -28,14 +31,26 @@ def count_codes(codes: Array, ptr: Array) -> int:
     return -1
 
 
-@njit(cache=True)
-def place_rows(codes: Array, ptr: Array, order: Array) -> None:
-    """Fill ``order`` with the rows of each group in input order (the second half of a counting sort)."""
+@njit(cache=True, nogil=True)
+def place_rows(codes: Array, rows: Array | None, ptr: Array, order: Array) -> None:
+    """Fill ``order`` with the rows of each group, or ``rows[i]`` for row i: the second half of a counting sort.
+
+    Rows of a group keep their order.
+    """
     cursor = ptr[:-1].copy()
     for i in range(codes.size):
-        code = codes[i]
-        order[cursor[code]] = i
+        code = np.uint64(codes[i])
+        order[np.uint64(cursor[code])] = i if rows is None else rows[i]
         cursor[code] += 1
+
+
+@njit(cache=True, nogil=True)
+def is_ascending(values: Array) -> bool:
+    """Whether no value is less than the one before."""
+    for i in range(1, values.size):  # noqa: SIM110  (numba knows no all())
+        if values[i] < values[i - 1]:
+            return False
+    return True
 
 
 @njit(cache=True)
@@ -43,7 +58,7 @@ def gather(values: Array, order: Array) -> Array:
     """``values[order]`` without widening an int32 ``order`` to int64."""
     out = np.empty(order.size, values.dtype)
     for i in range(order.size):
-        out[i] = values[order[i]]
+        out[i] = values[np.uint64(order[i])]
     return out
 
 
@@ -55,6 +70,32 @@ def is_distinct(star_ptr: Array, exposure: Array) -> bool:
             if exposure[p] <= exposure[p - 1]:
                 return False
     return True
+
+
+@njit(cache=True, nogil=True)
+def _sort(values: Array) -> None:
+    if values.size > 48:
+        values.sort()
+        return
+    for i in range(1, values.size):  # insertion
+        value = values[i]
+        j = i
+        while j > 0 and values[j - 1] > value:
+            values[j] = values[j - 1]
+            j -= 1
+        values[j] = value
+
+
+@njit(cache=True, nogil=True)
+def sort_visits(star_ptr: Array, exposure: Array) -> bool:
+    """Sort each star's exposures in place; return whether each is there once."""
+    distinct = True
+    for s in range(star_ptr.size - 1):
+        low, high = star_ptr[s], star_ptr[s + 1]
+        _sort(exposure[low:high])
+        for p in range(low + 1, high):
+            distinct &= exposure[p] != exposure[p - 1]
+    return distinct
 
 
 @njit(cache=True)
@@ -123,53 +164,127 @@ def count_tying(ptr: Array, exposure: Array, n_exposures: int) -> Array:
     return n_tying
 
 
-@njit(cache=True)
-def place_visits(
-    ptr: Array, exposure: Array, weight: Array | None, exposure_ptr: Array, position: Array
-) -> tuple[Array, Array]:
-    """Fill ``position`` with the entries of each exposure, and prepare what `link_exposures` reads.
+@njit(cache=True, nogil=True)
+def by_first_exposure(ptr: Array, exposure: Array, n_exposures: int) -> Array:
+    """Stars that have a visit, (n,) int32, in the order of their first exposure; exposures sorted within a star."""
+    start = np.zeros(n_exposures + 2, np.int64)
+    for s in range(ptr.size - 1):
+        if ptr[s] < ptr[s + 1]:
+            start[exposure[ptr[s]] + 2] += 1
+    for e in range(n_exposures):
+        start[e + 2] += start[e + 1]
+    stars = np.empty(start[n_exposures + 1], np.int32)
+    for s in range(ptr.size - 1):
+        if ptr[s] < ptr[s + 1]:
+            e = exposure[ptr[s]]
+            stars[start[e + 1]] = s
+            start[e + 1] += 1
+    return stars
 
-    Returns
-    -------
-    marked : (n,) int32
-        ``exposure``, with the last entry of each star replaced by its complement, so that a run ends without its ptr.
-    share : (n,) float64
-        ``w / D`` of each entry in the order of ``position``, D the sum of its star's weights.
+
+@njit(cache=True, nogil=True)
+def copy_runs(
+    stars: Array, ptr: Array, exposure: Array, weight: Array | None, marked: Array, copied: Array | None
+) -> int:
+    """Copy the visits of ``stars``, one star after the other: the exposures to ``marked``, the weights to ``copied``.
+
+    The last exposure of each star becomes its complement, so that a run ends without its ptr. The stars lie anywhere:
+    of each block of them the first visit is touched before they are copied, so that the cache misses overlap. The
+    number returned means nothing, and keeps the compiler from leaving that out.
+    """
+    q = np.uint64(0)
+    warm = 0
+    for start in range(0, stars.size, 64):
+        stop = min(start + 64, stars.size)
+        for j in range(start, stop):
+            low = np.uint64(ptr[np.uint64(stars[j])])
+            warm += exposure[low]
+            if weight is not None:
+                warm += np.int64(weight[low] > 0)
+        for j in range(start, stop):
+            s = np.uint64(stars[j])
+            for p in range(np.uint64(ptr[s]), np.uint64(ptr[s + np.uint64(1)])):
+                marked[q] = exposure[p]
+                if weight is not None and copied is not None:
+                    copied[q] = weight[p]
+                q += np.uint64(1)
+            marked[q - np.uint64(1)] = ~marked[q - np.uint64(1)]
+    return warm
+
+
+@njit(cache=True, nogil=True)
+def place_visits(marked: Array, weight: Array | None, exposure_ptr: Array, position: Array, share: Array) -> None:
+    """Fill ``position`` with the entries of each exposure in ``marked``, ascending, and ``share`` with their ``w / D``.
+
+    D is the sum of the star's weights. What `link_exposures` reads first of an entry thus lies in the order it is read.
     """
     cursor = exposure_ptr[:-1].copy()
-    marked = exposure.copy()
-    share = np.empty(exposure.size, np.float64)
-    for s in range(ptr.size - 1):
-        low, high = ptr[s], ptr[s + 1]
-        if low == high:
-            continue
-        marked[high - 1] = ~marked[high - 1]
+    high = np.uint64(0)
+    while high < marked.size:
+        low = high
         total = 0.0
-        if weight is None:
-            total += high - low
-        else:
-            for p in range(low, high):
-                total += weight[p]
-        for p in range(low, high):
-            slot = cursor[exposure[p]]
-            cursor[exposure[p]] = slot + 1
-            position[slot] = p
-            if weight is None:
-                share[slot] = 1.0 / total
-            else:
-                share[slot] = weight[p] / total
-    return marked, share
+        while True:
+            total += 1.0 if weight is None else weight[high]
+            high += np.uint64(1)
+            if marked[high - np.uint64(1)] < 0:
+                break
+        for q in range(low, high):
+            row = np.uint64(marked[q] ^ (marked[q] >> 31))  # undoes the complement
+            slot = np.uint64(cursor[row])
+            cursor[row] += 1
+            position[slot] = q
+            share[slot] = (1.0 if weight is None else weight[q]) / total
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
+def _sum_row(
+    position: Array,
+    share: Array,
+    marked: Array,
+    weight: Array | None,
+    n_shared: Array,
+    summed: Array,
+    touched: Array,
+) -> int:
+    """Add what follows each entry in its star to dense accumulators; list what was touched and return how much."""
+    n_touched = 0
+    for j in range(position.size):
+        q = np.uint64(position[j])
+        own = share[j]
+        f = marked[q]
+        while f >= 0:
+            q += np.uint64(1)
+            f = marked[q]
+            other = np.uint64(f ^ (f >> 31))
+            if n_shared[other] == 0:
+                touched[np.uint64(n_touched)] = other
+                n_touched += 1
+            n_shared[other] += 1
+            summed[other] += own if weight is None else own * weight[q]
+    return n_touched
+
+
+@njit(cache=True, nogil=True)
+def _sort_touched(touched: Array, n_shared: Array) -> None:
+    low, high = touched.min(), touched.max()
+    if touched.size > 48 and high - low < 32 * touched.size:  # scanning the accumulator is cheaper than sorting
+        j = 0
+        for f in range(low, high + 1):
+            if n_shared[f] > 0:
+                touched[j] = f
+                j += 1
+    else:
+        _sort(touched)
+
+
+@njit(cache=True, nogil=True)
 def link_exposures(
     exposure_ptr: Array, position: Array, share: Array, marked: Array, weight: Array | None
-) -> tuple[Array, Array, Array, Array, int]:
-    """Upper triangle of B' D^-1 B, one exposure at a time into a dense accumulator (Gustavson 1978).
+) -> tuple[Array, Array, Array, Array]:
+    """Upper triangle of B' D^-1 B, one exposure at a time into dense accumulators (Gustavson 1978).
 
-    Exposures of a star are sorted, so that row e needs only what follows e in each of its stars. The time goes into
-    cache misses, hence one run of ``marked`` per star and, with weights, one of those, and nothing else; each is
-    touched first in a loop without branches, where the misses overlap, which halves the time of a large survey.
+    Exposures of a star are sorted, so that row e needs only what follows e in each of its stars. Where the stars lie
+    in the order of their first exposure, those of a row lie in few stretches, which stay in the cache.
 
     Returns
     -------
@@ -178,8 +293,6 @@ def link_exposures(
         Sorted within a row, all greater than the row.
     n_shared : (n_links,) int32
     link_weight : (n_links,) float64
-    touched : int
-        Means nothing; returned so that the compiler keeps the loop that touches.
     """
     n_exposures = exposure_ptr.size - 1
     indptr = np.zeros(n_exposures + 1, np.int64)
@@ -192,48 +305,16 @@ def link_exposures(
     summed = np.zeros(n_exposures, np.float64)
     touched = np.empty(n_exposures, np.int32)
     filled = 0
-    warm = 0
-    end = marked.size - 1
     for e in range(n_exposures):
-        n_touched = 0
-        highest = e
-        for slot in range(exposure_ptr[e], exposure_ptr[e + 1]):
-            q = position[slot]
-            warm += marked[q] + marked[min(q + 8, end)]
-            if weight is not None:
-                warm += np.int64(weight[q] > weight[min(q + 6, end)])
-        for slot in range(exposure_ptr[e], exposure_ptr[e + 1]):
-            q = position[slot]
-            own = share[slot]
-            last = marked[q] < 0
-            while not last:
-                q += 1
-                f = marked[q]
-                if f < 0:
-                    last = True
-                    f = ~f
-                if count[f] == 0:
-                    touched[n_touched] = f
-                    n_touched += 1
-                    highest = max(highest, f)
-                count[f] += 1
-                if weight is None:
-                    summed[f] += own
-                else:
-                    summed[f] += own * weight[q]
+        own = slice(exposure_ptr[e], exposure_ptr[e + 1])
+        n_touched = _sum_row(position[own], share[own], marked, weight, count, summed, touched)
         if filled + n_touched > capacity:
             capacity = max(2 * capacity, filled + n_touched)
             indices = grown(indices, filled, capacity)
             n_shared = grown(n_shared, filled, capacity)
             link_weight = grown(link_weight, filled, capacity)
-        if highest - e < 32 * n_touched:  # scanning the accumulator sorts the row, and is cheaper than sorting
-            n_touched = 0
-            for f in range(e + 1, highest + 1):
-                if count[f] > 0:
-                    touched[n_touched] = f
-                    n_touched += 1
-        else:
-            touched[:n_touched] = np.sort(touched[:n_touched])
+        if n_touched > 1:
+            _sort_touched(touched[:n_touched], count)
         for j in range(n_touched):
             f = touched[j]
             indices[filled] = f
@@ -243,7 +324,7 @@ def link_exposures(
             summed[f] = 0.0
             filled += 1
         indptr[e + 1] = filled
-    return indptr, indices[:filled].copy(), n_shared[:filled].copy(), link_weight[:filled].copy(), warm
+    return indptr, indices[:filled].copy(), n_shared[:filled].copy(), link_weight[:filled].copy()
 
 
 @njit(cache=True)

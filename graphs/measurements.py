@@ -10,16 +10,20 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from graphs import kernels
+from graphs import coding, kernels
 from graphs.errors import GraphError
 from graphs.exposures import ExposureGraph
-from graphs.ids import encode_ids, read_ids
+from graphs.ids import deal_ids, encode_ids, read_ids
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
 Int32s = NDArray[np.int32]
 Int64s = NDArray[np.int64]
+Floats = NDArray[np.floating[Any]]
+Rows = NDArray[np.integer[Any]]
+
+N_NEAR = 16384  # stars: with fewer, the places where a counting sort writes next are in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +51,7 @@ class MeasurementGraph:
 
     star_ptr: Int64s
     exposure: Int32s
-    order: NDArray[np.integer[Any]]
+    order: Rows
     n_exposures: int
     star_ids: pl.Series | None = None
     exposure_ids: pl.Series | None = None
@@ -77,9 +81,9 @@ class MeasurementGraph:
         GraphError
             A column is missing, has nulls, or holds neither integers nor strings.
         """
-        star_codes, star_ids = encode_ids(read_ids(table, star))
+        star_codes, rows, star_ids = deal_ids(read_ids(table, star))
         exposure_codes, exposure_ids = encode_ids(read_ids(table, exposure))
-        star_ptr, sorted_exposure, order = _sort_by_star(star_codes, exposure_codes, len(star_ids))
+        star_ptr, sorted_exposure, order = _sort_by_star(star_codes, rows, exposure_codes, len(star_ids))
         return cls(star_ptr, sorted_exposure, order, len(exposure_ids), star_ids, exposure_ids)
 
     @classmethod
@@ -100,7 +104,7 @@ class MeasurementGraph:
         """
         star_codes = np.ascontiguousarray(star_codes, np.int32)
         exposure_codes = np.ascontiguousarray(exposure_codes, np.int32)
-        star_ptr, exposure, order = _sort_by_star(star_codes, exposure_codes, n_stars)
+        star_ptr, exposure, order = _sort_by_star(star_codes, None, exposure_codes, n_stars)
         return cls(star_ptr, exposure, order, n_exposures)
 
     @property
@@ -117,7 +121,7 @@ class MeasurementGraph:
         """Star of each measurement: (n_measurements,) int32, ascending."""
         return np.repeat(np.arange(self.n_stars, dtype=np.int32), np.diff(self.star_ptr))
 
-    def by_exposure(self) -> tuple[Int64s, Int32s]:
+    def by_exposure(self) -> tuple[Int64s, Rows]:
         """Transpose, by counting sort.
 
         Returns
@@ -141,7 +145,7 @@ class MeasurementGraph:
         label: Int32s = kernels.label_runs(self.star_ptr, self.exposure, False, self.n_exposures)
         return label
 
-    def exposure_graph(self, weights: NDArray[np.floating[Any]] | None = None) -> ExposureGraph:
+    def exposure_graph(self, weights: Floats | None = None) -> ExposureGraph:
         """Exposures linked by the stars they share: n_shared, and the weight of DESIGN's Laplacian.
 
         ``weight(e, f) = sum over stars s of w_se w_sf / D_s`` with ``D_s`` the sum of the star's weights: what is left
@@ -159,21 +163,30 @@ class MeasurementGraph:
         GraphError
             A weight is negative or not finite, or their number is wrong.
         """
-        weight = None if weights is None else self._checked(weights)
-        ptr, exposure = self.star_ptr, self.exposure
-        if not (self._is_distinct and (weight is None or bool(np.all(weight > 0)))):
-            each = np.ones(self.n_measurements) if weight is None else weight
-            ptr, exposure, weight = kernels.merge_visits(ptr, exposure, each)
+        ptr, exposure, weight = self._visits(None if weights is None else self._checked(weights))
         exposure_ptr = np.zeros(self.n_exposures + 1, np.int64)
         kernels.count_codes(exposure, exposure_ptr)
-        position: NDArray[Any] = np.empty(exposure.size, _row_type(exposure.size))
-        marked, share = kernels.place_visits(ptr, exposure, weight, exposure_ptr, position)
-        indptr, indices, n_shared, link_weight, _ = kernels.link_exposures(
-            exposure_ptr, position, share, marked, weight
-        )
-        return ExposureGraph(indptr, indices, n_shared, link_weight, self.exposure_ids, (ptr, exposure))
+        marked, copied = np.empty(exposure.size, np.int32), None if weight is None else np.empty_like(weight)
+        stars = kernels.by_first_exposure(ptr, exposure, self.n_exposures)
+        kernels.copy_runs(stars, ptr, exposure, weight, marked, copied)
+        position, share = coding.empty_rows(exposure.size), np.empty(exposure.size, np.float64)
+        kernels.place_visits(marked, copied, exposure_ptr, position, share)
+        links = kernels.link_exposures(exposure_ptr, position, share, marked, copied)
+        return ExposureGraph(*links, self.exposure_ids, (ptr, exposure))
 
-    def _checked(self, weights: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    def _visits(self, weight: Floats | None) -> tuple[Int64s, Int32s, Floats | None]:
+        """Exposures sorted and each once within a star, with their weights, None if all are 1."""
+        if self._is_distinct and (weight is None or bool(np.all(weight > 0))):
+            return self.star_ptr, self.exposure, weight
+        if weight is None:
+            exposure = self.exposure.copy()
+            if kernels.sort_visits(self.star_ptr, exposure):
+                return self.star_ptr, exposure, None
+            weight = np.ones(self.n_measurements)
+        merged: tuple[Int64s, Int32s, Floats] = kernels.merge_visits(self.star_ptr, self.exposure, weight)
+        return merged
+
+    def _checked(self, weights: Floats) -> Floats:
         weights = np.ascontiguousarray(weights)
         if weights.dtype not in (np.float32, np.float64):
             weights = weights.astype(np.float64)
@@ -191,24 +204,41 @@ class MeasurementGraph:
         return hetero_data(self, measurement_nodes, exposure_links)
 
 
-def _row_type(n_rows: int) -> type[np.signedinteger[Any]]:
-    return np.int32 if n_rows < 2**31 else np.int64
+def _counting_sort(codes: Int32s, n_groups: int, what: str) -> tuple[Int64s, Rows]:
+    ptr = _count(codes, n_groups, what)
+    order = coding.empty_rows(codes.size)
+    kernels.place_rows(codes, None, ptr, order)
+    return ptr, order
 
 
-def _counting_sort(codes: Int32s, n_groups: int, what: str) -> tuple[Int64s, Int32s]:
+def _count(codes: Int32s, n_groups: int, what: str) -> Int64s:
     ptr: Int64s = np.zeros(n_groups + 1, np.int64)
     bad = kernels.count_codes(codes, ptr)
     if bad >= 0:
         raise GraphError(f"row {bad} has {what} code {codes[bad]}; codes lie in 0 to {n_groups - 1}")
-    order: NDArray[Any] = np.empty(codes.size, _row_type(codes.size))
-    kernels.place_rows(codes, ptr, order)
-    return ptr, order
+    return ptr
 
 
-def _sort_by_star(star: Int32s, exposure: Int32s, n_stars: int) -> tuple[Int64s, Int32s, Int32s]:
+def _sort_by_star(star: Int32s, rows: Rows | None, exposure: Int32s, n_stars: int) -> tuple[Int64s, Int32s, Rows]:
+    """Sort measurements by star: (star_ptr, exposure, order); ``rows`` if the stars are dealt, see `deal_ids`."""
     if star.shape != exposure.shape or star.ndim != 1:
         raise GraphError(
             f"stars of shape {star.shape} and exposures of shape {exposure.shape}; give one of each per row"
         )
-    star_ptr, order = _counting_sort(star, n_stars, "star")
-    return star_ptr, kernels.gather(exposure, order), order
+    star_ptr = _count(star, n_stars, "star")
+    order = coding.empty_rows(star.size)
+    if rows is None and kernels.is_ascending(star):
+        order[:] = np.arange(star.size)
+        return star_ptr, exposure.copy(), order
+    if rows is None and n_stars <= N_NEAR:
+        kernels.place_rows(star, None, star_ptr, order)
+        return star_ptr, kernels.gather(exposure, order), order
+    if rows is None:
+        packs = coding.deal(star, 0, n_stars)
+        star, rows = packs.keys, packs.rows
+        del packs
+    kernels.place_rows(star, rows, star_ptr, order)
+    rows = kernels.gather(exposure, rows)  # dealt like the stars, where it is faster than to look up what is sorted
+    sorted_exposure = np.empty(star.size, np.int32)
+    kernels.place_rows(star, rows, star_ptr, sorted_exposure)
+    return star_ptr, sorted_exposure, order

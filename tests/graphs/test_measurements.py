@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 import tracemalloc
@@ -9,8 +10,11 @@ import pytest
 from astropy.table import MaskedColumn, QTable, Table
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 
 from graphs import GraphError, MeasurementGraph
+from graphs.coding import deal
+from graphs.ids import encode_ids
 
 
 def dense_graph(star, exposure, n_stars, n_exposures, weight=None):
@@ -94,6 +98,43 @@ def test_a_repeat_in_an_exposure_counts_once():
     assert links.weight.tolist() == pytest.approx([2 / 3])
 
 
+def large(n, n_stars, seed):
+    """Codes of many measurements, with repeats, enough for the paths that deal rows into packs."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, n_stars, n, dtype=np.int32), rng.integers(0, 300, n, dtype=np.int32)
+
+
+@pytest.mark.parametrize("n_stars", [1000, 40_000])
+def test_sort_of_many_rows(n_stars):
+    star, exposure = large(120_000, n_stars, 3)
+    check_sorted(MeasurementGraph.from_codes(star, exposure, n_stars, 300), star, exposure)
+    by_star = np.argsort(star, kind="stable")
+    graph = MeasurementGraph.from_codes(star[by_star], exposure[by_star], n_stars, 300)
+    check_sorted(graph, star[by_star], exposure[by_star])
+    assert not np.shares_memory(graph.exposure, exposure)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("order", ["as drawn", "by exposure", "by star"])
+@pytest.mark.parametrize("distinct", [False, True])
+def test_links_of_many_rows(weighted, order, distinct):
+    star, exposure = large(60_000, 20_000, 4)
+    if distinct:
+        star, exposure = np.random.default_rng(0).permutation(np.unique(np.column_stack([star, exposure]), axis=0)).T
+    key = {"as drawn": np.arange(star.size), "by exposure": exposure, "by star": star}[order]
+    star, exposure = star[np.argsort(key, kind="stable")], exposure[np.argsort(key, kind="stable")]
+    weight = np.random.default_rng(1).uniform(0.5, 2, star.size) if weighted else None
+    graph = MeasurementGraph.from_codes(star, exposure, 20_000, 300)
+    links = graph.exposure_graph(None if weight is None else weight[graph.order])
+    w = np.ones(star.size) if weight is None else weight
+    incidence = sparse.csr_array((w, (star, exposure)), shape=(20_000, 300))
+    total = incidence.sum(axis=1)
+    scaled = sparse.diags_array(1 / np.where(total > 0, total, 1)) @ incidence
+    n_shared, got = as_dense(links)
+    np.testing.assert_array_equal(n_shared, np.triu(((incidence > 0).T.astype(int) @ (incidence > 0)).toarray(), 1))
+    np.testing.assert_allclose(got, np.triu((incidence.T @ scaled).toarray(), 1), rtol=1e-12)
+
+
 def test_permuting_rows_changes_nothing(survey):
     star, exposure, n_stars, n_exposures = survey
     shuffled = np.random.default_rng(0).permutation(star.size)
@@ -140,6 +181,44 @@ def test_ids_of_any_spread(spread, dtype):
     assert graph.star_ids.dtype == dtype
     assert graph.star_ids.to_list() == distinct.tolist()
     np.testing.assert_array_equal(graph.exposure, np.sort(codes))
+
+
+CLUMPED = {
+    "even": lambda rng: rng.integers(-(2**62), 2**62, 5000),
+    "widest": lambda rng: np.concatenate([[-(2**63), 2**63 - 1], rng.integers(-(2**63), 2**63 - 1, 5000)]),
+    "clumped": lambda rng: np.concatenate([rng.integers(0, 1000, 400), 10**15 + 7 * rng.integers(0, 10**6, 5000)]),
+    "multiples": lambda rng: 2**40 * np.arange(5000),
+    "one": lambda rng: np.array([5, 2**50]),
+}
+
+
+@pytest.mark.parametrize("spread", CLUMPED)
+@pytest.mark.parametrize("ascending", [False, True])
+def test_ids_wherever_they_lie(spread, ascending):
+    rng = np.random.default_rng(6)
+    values = rng.permutation(rng.choice(CLUMPED[spread](rng), 100_000))
+    values = np.sort(values) if ascending else values
+    exposure = rng.integers(0, 50, values.size)
+    distinct, codes = np.unique(values, return_inverse=True)
+    got, ids = encode_ids(pl.Series(values))
+    np.testing.assert_array_equal(got, codes)
+    assert got.dtype == np.int32
+    assert ids.to_list() == distinct.tolist()
+    graph = MeasurementGraph.from_table({"star_id": values, "exposure_id": exposure})
+    check_sorted(graph, codes, exposure)
+    assert graph.star_ids.to_list() == distinct.tolist()
+
+
+def test_packs_part_by_value():
+    values = np.random.default_rng(7).integers(0, 10**12, 50_000)
+    packs = deal(values, 0, 10**12)
+    np.testing.assert_array_equal(packs.keys, values[packs.rows])
+    np.testing.assert_array_equal(np.sort(packs.rows), np.arange(values.size))
+    parts = [slice(*ends) for ends in itertools.pairwise(packs.ptr.tolist())]
+    assert len(parts) == 6
+    assert all(packs.keys[a].max() < packs.keys[b].min() for a, b in itertools.pairwise(parts))
+    assert all(np.all(np.diff(packs.rows[part]) > 0) for part in parts)
+    assert max(np.diff(packs.ptr)) < 1.05 * values.size / 6
 
 
 def test_no_heavy_import():
