@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from calib.model.anchors import Anchors, anchor
 from calib.model.calibrator import SURFACE_COLUMNS, Calibrator
 from calib.model.flags import join_flags
 from calib.model.problem import Problem
+from calib.solve.conditions import conditions_of
 from calib.solve.gauge import star_functional
 from calib.solve.kernels import basis
 from calib.solve.methods import Solved
@@ -100,8 +102,8 @@ def outcome(
     per, base = _per_measurement_noise(problem, solved)
     zeropoints = _zeropoints(problem, measurements, solved, anchors, z, z_err, per, reference is not None)
     zeropoints = zeropoints.head(problem.n_exposures)
-    stars = _stars(problem, measurements, solved, mag, mag_err, star_component, base)
-    model = _model(problem, measurements, solved)
+    stars = _stars(problem, solved, mag, mag_err, star_component, base)
+    model = _model(problem, solved)
     values = _measurements(problem, measurements, unused, solved, Calibrator.of(zeropoints, model), mag, per)
     zeropoints = zeropoints.with_columns(_limiting_mag(problem, measurements, zeropoints, problem.n_exposures))
     components, warnings = _components(problem, top, anchors, star_component, reference is not None)
@@ -113,8 +115,9 @@ def outcome(
 
 _ORDER = (
     "exposure_id", "band", "detector", "component", "anchored", "n_stars", "n_measurements", "zeropoint",
-    "zeropoint_err", "mjd", "airmass", "seeing", "sky", "exptime", "ra", "dec", "extinction_coefficient",
-    "excess_noise", "error_scale", *SURFACE_COLUMNS, "limiting_mag", "quality", "flag",
+    "zeropoint_err", "mjd", "airmass", "seeing", "sky", "exptime", "ra", "dec", "cloud_extinction",
+    "cloud_extinction_err", "photometric_probability", "extinction_coefficient", "excess_noise", "error_scale",
+    *SURFACE_COLUMNS, "limiting_mag", "quality", "flag",
 )  # fmt: skip
 
 
@@ -204,7 +207,7 @@ def _zeropoints(
         outliers = np.bincount(node, weights=per["outlier"] > 0.5, minlength=n) / n_measurements
         quality = np.where(linked, erf(GOOD_ENOUGH / np.sqrt(2.0) / z_err), 0.0)
     excess = np.sqrt(np.maximum(fit.noise.excess, 0.0))
-    median_err2 = _node_median(problem.err**2, node, n)
+    median_err2 = _of_nodes(problem, lambda at: problem.err[at] ** 2, pl.col("v").median())
     usual = fit.noise.survey_scale2[problem.band] * median_err2 + fit.noise.floor[problem.band]
     total = fit.noise.error_scale2 * median_err2 + fit.noise.floor[problem.band] + fit.noise.excess
     typical = np.median(z_err[linked]) if linked.any() else np.nan
@@ -239,6 +242,11 @@ def _zeropoints(
         slope = np.full(n, np.nan)
         slope[levels.node] = fit.estimate.theta[levels.slope(levels.group), 0]
         columns["extinction_coefficient"] = slope
+    clouds = conditions_of(problem, fit)
+    if clouds is not None:
+        columns["cloud_extinction"] = clouds.cloud
+        columns["cloud_extinction_err"] = clouds.cloud_err
+        columns["photometric_probability"] = clouds.photometric
     drop: list[str] = [c for c in ("night",) if c in problem.nodes.columns]
     conditions = ("mjd", "airmass", "seeing", "sky", "exptime", "ra", "dec")
     given: list[str] = [c for c in conditions if c in problem.nodes.columns]
@@ -271,25 +279,35 @@ def _count_stars(star_ptr, node, out):  # type: ignore[no-untyped-def]
                 out[1, node[i]] += elsewhere
 
 
-def _node_median(values: NDArray[np.float32], node: NDArray[np.int32], n: int) -> Array:
-    frame = pl.DataFrame({"node": node, "v": values}).group_by("node").agg(pl.col("v").median())
-    out = np.full(n, np.nan)
-    out[frame["node"].to_numpy()] = frame["v"].to_numpy()
+def _of_nodes(problem: Problem, values: Callable[[NDArray[np.integer[Any]]], NDArray[Any]], what: pl.Expr) -> Array:
+    """(E,), a statistic of the values ``v`` of each exposure's measurements, some exposures at a time."""
+    ptr, position = problem.graph.by_exposure()
+    out = np.full(ptr.size - 1, np.nan)
+    first = 0
+    while first < problem.n_exposures:
+        stop = min(max(int(np.searchsorted(ptr, ptr[first] + ROWS)), first + 1), problem.n_exposures)
+        at = position[ptr[first] : ptr[stop]]
+        node = np.repeat(np.arange(first, stop), np.diff(ptr[first : stop + 1]))
+        frame = pl.DataFrame({"node": node, "v": values(at)}).group_by("node").agg(what)
+        out[frame["node"].to_numpy()] = frame["v"].to_numpy()
+        first = stop
     return out
 
 
 def _stars(
-    problem: Problem, measurements: Measurements, solved: Solved, mag: Array, mag_err: Array,
+    problem: Problem, solved: Solved, mag: Array, mag_err: Array,
     component: NDArray[np.int32], base: NDArray[np.float32],
 ) -> pl.DataFrame:  # fmt: skip
     fit, own = solved.fit, problem.own
     star = problem.graph.star()[own]
     n_stars = fit.design.n_stars
     n_used = np.bincount(star, minlength=n_stars)
-    chi2 = np.bincount(star, weights=fit.estimate.residual[own] ** 2 / base[own], minlength=n_stars)
+    del star
     # leverage under the weights of the fit: a variable star's prediction is as uncertain as its base noise and more
-    leverage = np.clip(fit.equations.w * fit.spread.prediction, 0.0, 0.99)
-    freedom = np.bincount(star, weights=1.0 - leverage[own], minlength=n_stars)
+    chi2, freedom = _star_sums(
+        problem.graph.star_ptr, problem.graph.exposure, problem.n_exposures, fit.estimate.residual, base,
+        fit.equations.w, fit.spread.prediction,
+    )  # fmt: skip
     variable = np.where(n_used > 1, np.clip(fit.weighted.variable, 0.0, 1.0), np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         chi2_dof = np.where(n_used > 1, chi2 / freedom, np.nan)
@@ -297,43 +315,39 @@ def _stars(
         "component": component.astype(np.int64),
         "mag": mag,
         "mag_err": mag_err,
-        "n_measurements": np.bincount(problem.star_code, minlength=n_stars),
+        "n_measurements": problem.rows.n_measurements,
         "n_used": n_used,
         "chi2_dof": chi2_dof,
         "variability_probability": variable,
     }
     if fit.design.star_block == 2:
         columns["seeing_response"] = fit.estimate.stars[:, 1]
-    frame = problem.stars.with_columns(pl.col("band").cast(pl.String), *(pl.Series(k, v) for k, v in columns.items()))
-    if measurements.has("ra") and "ra" in measurements.frame.columns:
-        frame = frame.with_columns(*_mean_position(measurements.frame, problem.star_code, n_stars))
-    return frame
+    if problem.rows.position is not None:
+        columns["ra"], columns["dec"] = problem.rows.position.T
+    return problem.stars.with_columns(pl.col("band").cast(pl.String), *(pl.Series(k, v) for k, v in columns.items()))
 
 
-def _mean_position(frame: pl.DataFrame, code: NDArray[np.int32], n: int) -> tuple[pl.Series, pl.Series]:
-    """Mean direction of each star's measurements, deg."""
-    ra, dec = np.radians(frame["ra"].to_numpy()), np.radians(frame["dec"].to_numpy())
-    good = np.isfinite(ra) & np.isfinite(dec)
-    ra, dec, code = ra[good], dec[good], code[good]
-    x, y, z = (
-        np.bincount(code, weights=v, minlength=n)
-        for v in (np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec))
-    )
-    seen = np.bincount(code, minlength=n) > 0
-    mean_ra = np.where(seen, np.degrees(np.arctan2(y, x)) % 360.0, np.nan)
-    mean_dec = np.where(seen, np.degrees(np.arctan2(z, np.hypot(x, y))), np.nan)
-    return pl.Series("ra", mean_ra), pl.Series("dec", mean_dec)
+@njit(cache=True, nogil=True)
+def _star_sums(star_ptr, node, n_exposures, residual, base, w, v):  # type: ignore[no-untyped-def]
+    # (S,) twice: sum of squared residuals over their noise, and of what each left free; catalogues (nodes beyond
+    # n_exposures) do not count
+    chi2, freedom = np.zeros(star_ptr.size - 1), np.zeros(star_ptr.size - 1)
+    for s in range(star_ptr.size - 1):
+        for i in range(star_ptr[s], star_ptr[s + 1]):
+            if node[i] < n_exposures:
+                chi2[s] += residual[i] * residual[i] / base[i]
+                freedom[s] += 1.0 - min(max(w[i] * v[i], 0.0), 0.99)
+    return chi2, freedom
 
 
-def _model(problem: Problem, measurements: Measurements, solved: Solved) -> dict[str, Any]:
+def _model(problem: Problem, solved: Solved) -> dict[str, Any]:
     """What `apply` needs besides the tables, and what was learned of the noise and the terms."""
     fit = solved.fit
     noise = fit.noise
     detectors: list[str] = []
     if problem.field is not None and len(problem.field.low) > 1:
-        detectors = sorted(measurements.frame["detector"].unique().cast(pl.String).to_list())
-        if measurements.frame["detector"].dtype == pl.Int64:
-            detectors = sorted(detectors, key=int)
+        assert problem.rows.detectors is not None
+        detectors = problem.rows.detectors.cast(pl.String).to_list()
     terms = fit.terms
     learned: dict[str, Any] = {f"surface_degree_{g}_mag": p.scale**0.5 for g, p in terms.surfaces.items()}
     if terms.surfaces:
@@ -362,7 +376,7 @@ def _measurements(
     problem: Problem, measurements: Measurements, unused: pl.DataFrame, solved: Solved, calibrator: Calibrator,
     mag: Array, per: dict[str, NDArray[Any]],
 ) -> PerMeasurement:  # fmt: skip
-    n = len(measurements)
+    n = problem.rows.n
     b = np.zeros(mag.size) if solved.fit.design.star_block == 1 else np.nan_to_num(solved.fit.estimate.stars[:, 1])
     out = PerMeasurement(
         np.empty(n), np.empty(n, np.float32), np.empty(n, np.float32), np.zeros(n, np.float32),
@@ -378,16 +392,15 @@ def _measurements(
     graph, input_row, star_of = problem.graph, problem.input_row, problem.graph.star()
     xy = problem.xy if solved.fit.design.degree > 0 else None
     for start in range(0, own.size, ROWS):
-        part = own[start : start + ROWS]
-        star = star_of[part]
-        places = None if xy is None else xy[part]
-        value, err = calibrator.at_places(problem.m[part], problem.err[part], graph.exposure[part], places, b[star])
+        at = own[start : start + ROWS]
+        star = star_of[at]
+        places = None if xy is None else xy[at]
+        value, err = calibrator.at_places(problem.m[at], problem.err[at], graph.exposure[at], places, b[star])
         put(input_row[start : start + ROWS], star, value, err)
-    left = np.flatnonzero(~measurements.usable)
-    for start in range(0, left.size, ROWS):
-        rows = left[start : start + ROWS]
-        star = problem.star_code[rows]
-        put(rows, star, *calibrator(unused[start : start + ROWS], problem.node_code[rows], b[star]))
+    left = problem.rows
+    for start in range(0, left.unusable.size, ROWS):
+        part = slice(start, start + ROWS)
+        put(left.unusable[part], left.star[part], *calibrator(unused[part], left.node[part], b[left.star[part]]))
     row = problem.input_row
     out.weight[row] = per["weight"][problem.own]
     out.outlier_probability[row] = per["outlier"][problem.own]
@@ -403,12 +416,13 @@ def _limiting_mag(problem: Problem, measurements: Measurements, zeropoints: pl.D
     Under the sky's noise err grows as 10^(0.4 m); brighter stars are noisier than that says, so the upper decile of
     what the single measurements give is the faint stars' answer.
     """
-    node = problem.graph.exposure[problem.own]
-    scale = zeropoints["error_scale"].to_numpy()[node]
-    depth = problem.m[problem.own] + 2.5 * np.log10(FIVE_SIGMA / (scale * problem.err[problem.own]))
-    frame = pl.DataFrame({"node": node, "v": depth}).group_by("node").agg(pl.col("v").quantile(0.9))
-    out = np.full(n, np.nan)
-    out[frame["node"].to_numpy()] = frame["v"].to_numpy()
+    scale = zeropoints["error_scale"].to_numpy()
+    node = problem.graph.exposure
+
+    def depth(at: NDArray[np.integer[Any]]) -> Array:
+        return np.asarray(problem.m[at] + 2.5 * np.log10(FIVE_SIGMA / (scale[node[at]] * problem.err[at])))
+
+    out = _of_nodes(problem, depth, pl.col("v").quantile(0.9))[:n]
     return pl.Series("limiting_mag", out + zeropoints["zeropoint"].to_numpy())
 
 

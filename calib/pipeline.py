@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from calib.config import Config
+from calib.memory import give_back
 from calib.model.catalogue import with_catalogue
 from calib.model.problem import Problem
+from calib.model.rows import NamedRows
 from calib.outcome import outcome
 from calib.solution import Solution
 from calib.solve.methods import Solved, resolve_robust, solve_robust, solve_wls
@@ -78,15 +80,16 @@ def calibrate(
         raise InputError(
             f"{_label(measurements)}: none of {len(measurements)} rows can be used: {_reasons(measurements)}"
         )
-    # what the solve has sorted for itself need not stay in the table: a large survey holds it once
+    # the problem has sorted and numbered for itself what the table holds: a large survey is held once
     unused = measurements.frame.filter(~measurements.usable)
-    kept = [c for c in ("star_id", "exposure_id", "band", "detector", "ra", "dec") if c in measurements.frame.columns]
-    measurements = replace(measurements, frame=measurements.frame.select(kept))
+    measurements = replace(measurements, frame=measurements.frame.clear())
+    give_back()
     if references is not None and config.extinction == "on":
         problem = with_catalogue(problem, references.frame)
     clock("graph")
     solved, scores, why = _solve(problem, config, progress, clock)
     method = why["method"]
+    give_back()
     made = outcome(problem, measurements, unused, solved, None if references is None else references.frame)
     clock("outcome")
     fit = solved.fit
@@ -105,7 +108,7 @@ def calibrate(
         "terms_tried": [{"terms": t.name, "log_evidence": t.evidence} for t in solved.trials],
         "components": made.components,
         "counts": measurements.counts
-        | {"rows": len(measurements)}
+        | {"rows": problem.rows.n}
         | ({} if references is None else {f"reference_{k}": v for k, v in references.counts.items()}),
         "convergence": {
             "converged": fit.converged,
@@ -120,7 +123,8 @@ def calibrate(
         "warnings": warnings,
     }
     frames = {"zeropoints": made.zeropoints, "stars": made.stars, "terms": made.terms}
-    return Solution(frames, run, (measurements, made.measurements))
+    rows = NamedRows(measurements, problem.stars, problem.nodes, problem.star_code, problem.node_code, problem.rows)
+    return Solution(frames, run, (rows, made.measurements))
 
 
 def _solve(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from calib.model.rows import NamedRows
 from calib.outcome import PerMeasurement
 from calib.tables import write
-from calib.tables.measurements import Measurements
 from calib.tables.solution_tables import read_solution_tables
 from calib.tables.stage import stage_folder
 
@@ -36,14 +35,14 @@ class Solution:
     diagnostics
         What run.json holds.
     source
-        The measurements and one value for each; None in a solution read from a folder.
+        The input's rows and one value for each; None in a solution read from a folder.
     folder
         Where it was read from.
     """
 
     frames: dict[str, pl.DataFrame]
     diagnostics: dict[str, Any]
-    source: tuple[Measurements, PerMeasurement] | None = None
+    source: tuple[NamedRows, PerMeasurement] | None = None
     folder: Path | None = None
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -89,7 +88,7 @@ class Solution:
     def measurement_frame(self) -> pl.DataFrame:
         """Calibrated measurements as a polars frame."""
         if self.source is not None:
-            return pl.concat(list(_rows(*self.source)))
+            return _frame(*self.source)
         assert self.folder is not None
         path = self.folder / "measurements.parquet"
         if not path.is_file():
@@ -126,12 +125,12 @@ class Solution:
 
     def _write_measurements(self, path: Path) -> None:
         assert self.source is not None
-        measurements, values = self.source
+        rows, values = self.source
         with write.MeasurementWriter(path) as writer:
-            for start in range(0, len(measurements), ROWS):
+            for start in range(0, len(rows), ROWS):
                 part = slice(start, start + ROWS)
                 writer.write(
-                    _part(measurements, part), calibrated_mag=values.calibrated_mag[part],
+                    rows.part(part), calibrated_mag=values.calibrated_mag[part],
                     calibrated_mag_err=values.calibrated_mag_err[part], residual=values.residual[part],
                     weight=values.weight[part], outlier_probability=values.outlier_probability[part],
                     used=values.used[part],
@@ -171,13 +170,10 @@ class Solution:
         )
 
 
-def _part(measurements: Measurements, part: slice) -> Measurements:
-    return Measurements(measurements.frame[part], measurements.reason[part], measurements.exposures, measurements.given)
-
-
-def _rows(measurements: Measurements, values: PerMeasurement) -> Iterator[pl.DataFrame]:
+def _frame(rows: NamedRows, values: PerMeasurement) -> pl.DataFrame:
+    measurements = rows.part(slice(None))
     keys = ["star_id", "exposure_id", *(c for c in ("band", "detector") if measurements.has(c))]
-    yield measurements.frame.select(keys).with_columns(
+    return measurements.frame.select(keys).with_columns(
         *(pl.col(c).cast(pl.String) for c in keys if measurements.frame[c].dtype == pl.Enum),
         *(pl.Series(name, getattr(values, name)) for name in PerMeasurement.__dataclass_fields__),
     )

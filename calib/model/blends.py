@@ -25,6 +25,8 @@ HIDDEN_SHARE = 0.25
 """Share of stars that may answer to seeing by as much as their noise hides: what a common response can amount to."""
 LEAST_PRECISION = 1e-3
 """Of a site over its cavity's: a bimodal posterior would ask for a negative one."""
+ROWS = 200_000
+"""Stars looked at at a time."""
 FAR = -50.0
 """Standard deviations below zero beyond which moments of what is above are a series."""
 
@@ -70,11 +72,16 @@ class BlendPrior:
         at = informed
         cavity_variance[at] = 1.0 / left[at]
         cavity_mean[at] = cavity_variance[at] * (value[at] / variance[at] - self.precision[at] * self.mean[at])
-        log_z, means, variances = self._components(cavity_mean, cavity_variance)
-        total = logsumexp(log_z, axis=1)
-        share = np.exp(log_z - total[:, None])
-        mean = (share * means).sum(1)
-        var = (share * (variances + means**2)).sum(1) - mean**2
+        total, mean, var = np.empty((3, self.n_stars))
+        counts = np.r_[2.0, np.full(2 * TAILS.size, 0.1)]
+        for start in range(0, self.n_stars, ROWS):
+            part = slice(start, start + ROWS)
+            log_z, means, variances = self._components(cavity_mean[part], cavity_variance[part])
+            total[part] = logsumexp(log_z, axis=1)
+            share = np.exp(log_z - total[part, None])
+            mean[part] = (share * means).sum(1)
+            var[part] = (share * (variances + means**2)).sum(1) - mean[part] ** 2
+            counts += share[informed[part]].sum(0)
         precision = np.maximum(1.0 / var - 1.0 / cavity_variance, LEAST_PRECISION / cavity_variance)
         self.precision = precision
         self.mean = (mean * (1.0 / cavity_variance + precision) - cavity_mean / cavity_variance) / precision
@@ -85,7 +92,6 @@ class BlendPrior:
         self.common_error = float(np.sqrt(hidden * min(seen, hidden)))
         none = -0.5 * (np.log(2 * np.pi * cavity_variance) + cavity_mean**2 / cavity_variance)
         self.gain = float((total - none)[informed].sum())
-        counts = share[informed].sum(0) + np.r_[2.0, np.full(2 * TAILS.size, 0.1)]
         self.shares = counts / counts.sum()
 
     def _components(self, m: Array, v: Array) -> tuple[Array, Array, Array]:

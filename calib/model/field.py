@@ -15,6 +15,8 @@ CELLS = 10
 """Cells a side of the map from which the field's shape is read."""
 MAPPED = 500_000
 """Measurements from which the map is made."""
+ROWS = 1_000_000
+"""Measurements placed at a time."""
 OUTSIDE = 1.1
 """Places farther out than this many half fields are moved to there: a surface is not extrapolated."""
 
@@ -58,10 +60,16 @@ class Field:
         cls, ra: Array, dec: Array, node: NDArray[np.int32], centre_ra: Array, centre_dec: Array
     ) -> tuple[Field, Places]:
         """Field of offsets from each node's centre (deg; centres (E,)); and the places (n, 2)."""
-        offsets = tangent_offsets(ra, dec, centre_ra[node], centre_dec[node])
-        bounds = [_bounds(axis) for axis in offsets]
+        part = slice(None, None, _stride(node.size))
+        at = node[part]
+        bounds = [_bounds(axis) for axis in tangent_offsets(ra[part], dec[part], centre_ra[at], centre_dec[at])]
         field = cls("sky", [[b[0] for b in bounds]], [[b[1] for b in bounds]], [0.0] * 6)
-        return field._with_centre(field._scaled(*offsets, None))
+        places = np.empty((node.size, 2), np.float32)
+        for start in range(0, node.size, ROWS):
+            part = slice(start, start + ROWS)
+            at = node[part]
+            places[part] = field.on_sky(ra[part], dec[part], centre_ra[at], centre_dec[at])
+        return field._with_centre(places)
 
     def _with_centre(self, places: Places) -> tuple[Field, Places]:
         return Field(self.kind, self.low, self.high, basis_means(places).tolist()), places
@@ -79,11 +87,13 @@ class Field:
     def _scaled(self, x: NDArray[np.floating], y: NDArray[np.floating], which: NDArray[np.int32] | None) -> Places:
         out = np.empty((x.size, 2), np.float32)
         low, high = np.asarray(self.low), np.asarray(self.high)
-        pick = 0 if which is None else which
-        for axis, values in enumerate((x, y)):
-            middle, half = 0.5 * (low[pick, axis] + high[pick, axis]), 0.5 * (high[pick, axis] - low[pick, axis])
-            with np.errstate(invalid="ignore", divide="ignore"):
-                out[:, axis] = (values - middle) / half
+        for start in range(0, x.size, ROWS):
+            part = slice(start, start + ROWS)
+            pick = 0 if which is None else which[part]
+            for axis, values in enumerate((x[part], y[part])):
+                middle, half = 0.5 * (low[pick, axis] + high[pick, axis]), 0.5 * (high[pick, axis] - low[pick, axis])
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    out[part, axis] = (values - middle) / half
         out[~np.isfinite(out)] = 0.0
         return np.clip(out, -OUTSIDE, OUTSIDE, out=out)
 
@@ -105,10 +115,14 @@ def _bounds(values: NDArray[np.floating]) -> tuple[float, float]:
     sample = values[np.isfinite(values)]
     if sample.size == 0:
         return 0.0, 0.0
-    if sample.size > 400_000:
-        sample = sample[:: sample.size // 200_000]
+    sample = sample[:: _stride(sample.size)]
     low, high = np.quantile(sample, [0.0005, 0.9995])
     return float(low), float(high)
+
+
+def _stride(n: int) -> int:
+    """Every how many of n measurements bounds are read from."""
+    return 1 if n <= 400_000 else n // 200_000
 
 
 def basis_means(xy: Places) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from calib.config import Config
 from calib.model.field import Field, Places
+from calib.model.rows import Rows, detector_codes
 from calib.tables.measurements import Measurements
 from graphs import MeasurementGraph
 from graphs.ids import encode_ids
@@ -27,17 +28,15 @@ class Problem:
     Attributes
     ----------
     graph
-        Of the usable measurements; ``graph.order`` gives rows among the usable.
+        Of the usable measurements; ``graph.order`` gives their input rows.
     rows
-        int (used,), input row of each usable measurement; None when all are.
+        What is known of all input rows.
     m, err
         (n,), magnitude and its reported error, mag, sorted by star.
     stars
         polars frame, one row per star: star_id, band.
     nodes
         polars frame, one row per node: exposure_id, band, [detector], and the exposure's conditions.
-    star_code, node_code
-        int32 (rows of the input,), of every row, usable or not.
     band
         int32 (E,), number of each node's band; ``bands`` their names.
     night
@@ -61,13 +60,11 @@ class Problem:
     """
 
     graph: MeasurementGraph
-    rows: NDArray[np.int64] | None
+    rows: Rows
     m: Array
     err: NDArray[np.float32]
     stars: pl.DataFrame
     nodes: pl.DataFrame
-    star_code: NDArray[np.int32]
-    node_code: NDArray[np.int32]
     band: NDArray[np.int32]
     bands: list[str]
     night: NDArray[np.int64] | None
@@ -82,7 +79,7 @@ class Problem:
 
     @classmethod
     def of(cls, measurements: Measurements, config: Config) -> Problem:
-        """Number, sort and scale. Memory beyond the table: about 50 bytes a measurement."""
+        """Number, sort and scale. Memory beyond the table: about 40 bytes a measurement."""
         frame = measurements.frame
         band_code = frame["band"].to_physical().to_numpy().astype(np.int32)
         kind = frame["band"].dtype
@@ -90,23 +87,28 @@ class Problem:
         bands = [str(b) for b in kind.categories]
         star_code, stars = _number(frame, "star_id", band_code, bands)
         node_code, nodes = _nodes(frame, band_code, bands, measurements, config)
-        usable = measurements.usable
-        rows = None if usable.all() else np.flatnonzero(usable)
-        used_star, used_node = (star_code, node_code) if rows is None else (star_code[rows], node_code[rows])
-        graph = MeasurementGraph.from_codes(used_star, used_node, stars.height, nodes.height)
-        take = graph.order if rows is None else rows[graph.order]
+        rows = Rows.of(measurements, star_code, node_code, stars.height)
+        if rows.unusable.size:
+            usable = np.flatnonzero(measurements.usable)
+            graph = MeasurementGraph.from_codes(star_code[usable], node_code[usable], stars.height, nodes.height)
+            graph = replace(graph, order=usable[graph.order].astype(graph.order.dtype))
+            del usable
+        else:
+            graph = MeasurementGraph.from_codes(star_code, node_code, stars.height, nodes.height)
+        del star_code, node_code, band_code
+        take = graph.order
         m = frame["mag"].to_numpy()[take]
         err = frame["mag_err"].to_numpy().astype(np.float32, copy=False)[take]
         night = None
         if "night" in nodes.columns and nodes["night"].null_count() < nodes.height:
             night = nodes["night"].fill_null(-1).cast(pl.Int64).to_numpy()
-        field, xy = _places(frame, nodes, graph.exposure, take, config)
+        field, xy = _places(frame, nodes, graph.exposure, take, rows, config)
         response, seeing_scale = _response(nodes)
         airmass = _condition(nodes, "airmass")
         band = nodes["band"].to_physical().to_numpy().astype(np.int32)
         return cls(
-            graph, rows, m, err, stars, nodes, star_code, node_code, band, bands, night, xy, field, response,
-            seeing_scale, airmass if np.isfinite(airmass).any() else None, _log_seeing(nodes),
+            graph, rows, m, err, stars, nodes, band, bands, night, xy, field, response, seeing_scale,
+            airmass if np.isfinite(airmass).any() else None, _log_seeing(nodes),
         )  # fmt: skip
 
     @property
@@ -127,8 +129,22 @@ class Problem:
     @property
     def input_row(self) -> NDArray[np.integer]:
         """Input row of each measurement of the sorted arrays, (n,), without the catalogue's."""
-        order = self.graph.order[self.own]
-        return order if self.rows is None else self.rows[order]
+        return self.graph.order[self.own]
+
+    @property
+    def star_code(self) -> NDArray[np.int32]:
+        """int32 (rows of the input,): the star of every row, usable or not."""
+        return self._of_rows(self.graph.star()[self.own], self.rows.star)
+
+    @property
+    def node_code(self) -> NDArray[np.int32]:
+        """int32 (rows of the input,): the node of every row, usable or not."""
+        return self._of_rows(self.graph.exposure[self.own], self.rows.node)
+
+    def _of_rows(self, usable: NDArray[np.int32], unusable: NDArray[np.int32]) -> NDArray[np.int32]:
+        out = np.empty(self.rows.n, np.int32)
+        out[self.input_row], out[self.rows.unusable] = usable, unusable
+        return out
 
 
 def _number(
@@ -151,7 +167,7 @@ def _nodes(
 ) -> tuple[NDArray[np.int32], pl.DataFrame]:
     codes, nodes = _number(frame, "exposure_id", band, bands)
     if config.zeropoint_per == "detector" and "detector" in frame.columns:
-        detector, names = encode_ids(_plain(frame["detector"]))
+        detector, names = detector_codes(frame)
         both = codes.astype(np.int64) * len(names) + detector
         present = np.unique(both)
         codes = np.searchsorted(present, both).astype(np.int32)
@@ -161,16 +177,14 @@ def _nodes(
 
 
 def _places(
-    frame: pl.DataFrame, nodes: pl.DataFrame, node: NDArray[np.int32], take: NDArray[np.integer], config: Config
-) -> tuple[Field, Places] | tuple[None, None]:
+    frame: pl.DataFrame, nodes: pl.DataFrame, node: NDArray[np.int32], take: NDArray[np.integer], rows: Rows,
+    config: Config,
+) -> tuple[Field, Places] | tuple[None, None]:  # fmt: skip
     """x, y on one detector (or where each detector has its zero-point); else ra, dec about the exposure's centre."""
     has = frame.columns
-    detector, n_detectors = None, 1
-    if "detector" in has:
-        detector, names = encode_ids(_plain(frame["detector"]))
-        n_detectors = len(names)
+    n_detectors = 1 if rows.detectors is None else len(rows.detectors)
     if "x" in has and "y" in has and (n_detectors == 1 or config.zeropoint_per == "detector"):
-        which = None if n_detectors == 1 or detector is None else detector[take]
+        which = None if n_detectors == 1 or rows.detector is None else rows.detector[take]
         return Field.from_detector(frame["x"].to_numpy()[take], frame["y"].to_numpy()[take], which)
     if "ra" in has and "dec" in has and nodes["ra"].null_count() == 0:
         return Field.from_sky(
@@ -178,10 +192,6 @@ def _places(
             nodes["ra"].to_numpy(), nodes["dec"].to_numpy(),
         )  # fmt: skip
     return None, None
-
-
-def _plain(series: pl.Series) -> pl.Series:
-    return series.cast(pl.String) if series.dtype == pl.Enum else series
 
 
 def _condition(nodes: pl.DataFrame, name: str) -> Array:

@@ -22,6 +22,9 @@ from calib.solve.ordering import Supernodes, adjacency, analyse
 Array = NDArray[np.float64]
 
 
+_NOTHING = (np.zeros((0, 0), order="F"), np.zeros(0, np.int64))
+
+
 class NotPositiveDefinite(ValueError):
     """The matrix has no Cholesky factor: a component is without gauge, or a weight is not finite."""
 
@@ -170,9 +173,9 @@ class Factor:
             _fill_front(
                 front, first, width, rows, tree.order, symbolic.rank, ptr, adj, link, up, diagonal, blocks, local, K
             )
-            for update, where in updates[q]:
-                _extend_add(front, update, where, K)
-            updates[q] = []
+            for k in range(len(updates[q])):
+                _extend_add(front, *updates[q][k], K)
+                updates[q][k] = _NOTHING  # room for the next
             m = width * K
             pivot, info = lapack.dpotrf(front[:m, :m], lower=1, clean=1)
             if info != 0:
@@ -184,8 +187,10 @@ class Factor:
                 update = blas.dsyrk(-1.0, below, beta=1.0, c=front[m:, m:], lower=1)
                 updates[tree.parent[q]].append((update, symbolic.where[q]))
                 self._below.append(below)
+                del update
             else:
                 self._below.append(np.zeros((0, m)))
+            del front  # before the next is made
         if not np.isfinite(log_det):  # LAPACK lets NaN pass
             raise NotPositiveDefinite("the matrix holds values that are not finite: mask measurements without a weight")
         self.log_det = log_det
@@ -230,6 +235,16 @@ class Factor:
 
     def selected_inverse(self) -> Selected:
         """Entries of the inverse on the pattern of the matrix, exact."""
+        return self._selected(list(self._pivots), list(self._below))
+
+    def last_selected_inverse(self) -> Selected:
+        """The same, forgetting the factor on the way: it takes no more room, and solves nothing afterwards."""
+        pivots, belows = self._pivots, self._below
+        self._pivots, self._below = [], []
+        return self._selected(pivots, belows)
+
+    def _selected(self, pivots: list[Array], belows: list[Array]) -> Selected:
+        """Selected inverse from the root down, each supernode's part of the factor taken off the lists' ends."""
         symbolic, K = self.symbolic, self.block
         tree = symbolic.supernodes
         ptr, adj, link, up = symbolic.adjacency
@@ -244,27 +259,29 @@ class Factor:
             width = stop - first
             local[first:stop] = np.arange(width)
             local[rows] = width + np.arange(rows.size)
-            m, pivot, below = width * K, self._pivots[q], self._below[q]
+            m, pivot, below = width * K, pivots.pop(), belows.pop()
             own, _ = lapack.dpotri(pivot, lower=1)
             own = np.tril(own) + np.tril(own, -1).T
             inverse = np.empty((m + rows.size * K,) * 2, order="F")
             if rows.size:
                 parent = int(tree.parent[q])
-                z22 = np.empty((rows.size * K,) * 2, order="F")
+                z22 = inverse[m:, m:]
                 _gather(fronts[parent], symbolic.where[q], z22, K)
                 waiting[parent] -= 1
                 if waiting[parent] == 0:
                     del fronts[parent]
                 g = blas.dtrsm(1.0, pivot, below, side=1, lower=1)
                 z21 = -(z22 @ g)
-                inverse[m:, m:] = z22
                 inverse[m:, :m] = z21
                 inverse[:m, m:] = z21.T
                 own -= g.T @ z21
+                del z22, g, z21
+            del pivot, below
             inverse[:m, :m] = own
             _store_inverse(
                 inverse, first, width, tree.order, symbolic.rank, ptr, adj, link, up, local, K, diagonal, blocks
             )
             if waiting[q] > 0:
                 fronts[q] = inverse
+            del inverse, own  # before the next are made
         return Selected(diagonal, blocks)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from calib.memory import give_back
 from calib.solve import kernels
 from calib.solve.assembly import assemble
 from calib.solve.design import Design
@@ -247,16 +248,22 @@ class NormalEquations:
 
     @cached_property
     def factor(self) -> Factor:
-        """Cholesky factor of L with one node held in each group of components."""
+        """Cholesky factor of L with one node held in each group of components.
+
+        A large survey forgets its walk on the way.
+        """
         diagonal, off = self.__dict__["blocks"] if "blocks" in self.__dict__ else self._assembled()
         diagonal = diagonal.copy()
+        symbolic = self.topology.symbolic
+        if self.design.n_measurements >= LARGE:
+            self.design.__dict__.pop("walk", None)
         g = self.topology.grounded
         diagonal[g, 0, 0] += np.where(diagonal[g, 0, 0] > 0, diagonal[g, 0, 0], 1.0)
         # a coefficient that neither data nor prior constrains stays where it is
         k = np.arange(self.design.block)
         stiff = diagonal[:, k, k]
         diagonal[:, k, k] = np.where(stiff > 0, stiff * (1.0 + 1e-12), 1.0)
-        return Factor(self.topology.symbolic, diagonal, off)
+        return Factor(symbolic, diagonal, off)
 
     @cached_property
     def _log_det_nodes(self) -> float:
@@ -268,6 +275,7 @@ class NormalEquations:
             assert np.isfinite(self._log_det_nodes)  # kept
         for kept in ("factor", "blocks"):
             self.__dict__.pop(kept, None)
+        give_back()
 
     def apply(self, theta: Array) -> Array:
         """``L theta`` straight from the measurements, (E + H, K)."""
@@ -326,9 +334,11 @@ class NormalEquations:
         if functional is None:
             functional = self.mean_functional
         along, variance_gauge = along_gauge(self.factor, functional, top.component, top.coupled)
-        selected = self.factor.selected_inverse()
         if design.n_measurements >= LARGE:
+            selected = self.factor.last_selected_inverse()
             self.release()
+        else:
+            selected = self.factor.selected_inverse()
         node = selected.diagonal.copy()
         node[:n, :, 0] -= along[:n]
         node[:n, 0, :] -= along[:n]

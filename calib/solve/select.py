@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.config import Config
+from calib.memory import give_back
 from calib.model.problem import Problem
 from calib.solve.border import Border
 from calib.solve.design import BLOCK_SIZES, Design
@@ -23,7 +24,7 @@ GAIN = 5.0
 """Log marginal likelihood that a term has to add before it is carried."""
 TRIAL_MEASUREMENTS = 600_000
 """Larger surveys try their terms on a connected part of about this many measurements."""
-FACTOR_BYTES = 500e6
+FACTOR_BYTES = 700e6
 """Largest factor that a choice of terms may need."""
 
 
@@ -74,8 +75,9 @@ def robust_fit(
     plain = design_of(problem, 0, False)
     topology = Topology(plain)
     degrees, responses = candidates(problem, config)
-    entries = topology.symbolic.supernodes.n_entries if len(degrees) > 1 else 0
-    degrees = [d for d in degrees if d == degrees[0] or 8.0 * entries * BLOCK_SIZES[d] ** 2 < FACTOR_BYTES]
+    if len(degrees) > 1:
+        entries = _entries(problem, plain, config)
+        degrees = [d for d in degrees if d == degrees[0] or 8.0 * entries * BLOCK_SIZES[d] ** 2 < FACTOR_BYTES]
     if problem.m.size <= TRIAL_MEASUREMENTS:
         return _tried(problem, plain, topology, degrees, responses, config, progress)
     part = trial_part(problem, TRIAL_MEASUREMENTS, plain)
@@ -83,6 +85,7 @@ def robust_fit(
     best, trials = _tried(part, small, Topology(small), degrees, responses, config, progress)
     noise, degree, response = best.noise.spread_over(problem.band), best.design.degree, best.design.star_block == 2
     del best, part, small  # the whole survey needs the room
+    give_back()
     whole = plain.with_terms(degree, problem.response if response else None)
     step = (lambda n, change: progress("all measurements", n, change)) if progress else None
     final = fit(
@@ -91,6 +94,12 @@ def robust_fit(
         max_passes=config.max_passes, tolerance=config.tolerance, progress=step,
     )  # fmt: skip
     return final, trials
+
+
+def _entries(problem: Problem, plain: Design, config: Config) -> int:
+    """Node pairs that the factor of the survey with surfaces would hold, hubs included."""
+    hubs = border_of(problem, plain.with_terms(1, None), config).hubs
+    return Topology(plain, hubs).symbolic.supernodes.n_entries
 
 
 def _tried(
