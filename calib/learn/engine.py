@@ -56,7 +56,7 @@ def solve_learned(
     equations = job.equations(np.exp(weight.mean(0)), np.exp(tie.mean(0)), np.exp(response.mean(0)))
     estimate, spread = equations.estimate(), equations.spread()
     found = replace(
-        fit, equations=equations, estimate=estimate, spread=spread, prior=equations.prior,
+        fit, equations=equations, estimate=estimate, spread=spread, prior=equations.prior, stated=None,
         weighted=replace(
             fit.weighted, w=equations.w, variable=_probability(variable_logit(fit) + values("variable").mean(0))
         ),

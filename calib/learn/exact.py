@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from calib.learn.ties import Ties
 from calib.solve import kernels
 from calib.solve.normal import NormalEquations
-from calib.solve.posterior import information_loss
 from calib.solve.robust import RobustFit
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class LearnedEquations:
         self.topology = fit.equations.topology
         self.w = fit.equations.w
         self.ties = Ties.of(fit.terms.border, self.prior, fit.design.n_nodes)
-        self.loss = information_loss(fit.noise)
+        self.loss = fit.noise.information
 
     def equations(self, weight: Array, tie: Array, star: Array, scale: float = 1.0) -> NormalEquations:
         """With the weights times ``weight`` (n,) and ``scale``, ties times ``tie`` (E, 3), responses times ``star``."""

@@ -111,6 +111,11 @@ class NoiseModel:
         return fresh
 
     @property
+    def information(self) -> float:
+        """Of a Student-t about its location, over that of a normal with the expected weights: (nu+1)/(nu+3)."""
+        return 1.0 if np.isinf(self.dof) else (self.dof + 1.0) / (self.dof + 3.0)
+
+    @property
     def beyond_ordinary(self) -> int:
         """First place on the variability grid that is not ordinary: 1 unless many stars scatter beyond their noise."""
         return min(int(np.searchsorted(np.cumsum(self.shares), ORDINARY_STARS)) + 1, VARIABILITY_GRID.size - 1)

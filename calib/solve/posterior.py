@@ -6,7 +6,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from calib.model.noise import NoiseModel
 from calib.solve import kernels
 from calib.solve.normal import Estimate, NormalEquations, Spread
 from calib.solve.robust import RobustFit
@@ -18,21 +17,19 @@ BOOTSTRAP_DRAWS = 64
 # ruff: noqa: D103 - the kernel's one line stands in its comment
 
 
-def information_loss(noise: NoiseModel) -> float:
-    """Information of a Student-t about its location over that of a normal with the expected weights: (nu+1)/(nu+3)."""
-    return 1.0 if np.isinf(noise.dof) else (noise.dof + 1.0) / (noise.dof + 3.0)
-
-
 def stated_spread(fit: RobustFit) -> tuple[NormalEquations, Spread]:
     """Variances with the weights that carry as much information as the Student-t does.
 
-    Expected weights say how to average; their inverse is too small a variance, by the factor above (Lange, Little &
-    Taylor 1989, JASA 84, 881).
+    Expected weights say how to average; their inverse is too small a variance (Lange, Little & Taylor 1989, JASA 84,
+    881).
     """
-    loss = information_loss(fit.noise)
-    if loss == 1.0:
+    if fit.stated is not None:
+        return fit.stated, fit.spread
+    information = fit.noise.information
+    if information == 1.0:
         return fit.equations, fit.spread
-    equations = NormalEquations(fit.design, fit.equations.m, fit.equations.w * loss, fit.prior, fit.equations.topology)
+    w = fit.equations.w * information
+    equations = NormalEquations(fit.design, fit.equations.m, w, fit.prior, fit.equations.topology)
     return equations, equations.spread()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numba import njit
@@ -25,7 +25,11 @@ FREEING_PASSES = (2, 4, 7)
 
 @dataclass
 class RobustFit:
-    """Where the robust solve came to rest."""
+    """Where the robust solve came to rest.
+
+    ``equations`` have the expected weights, of which the estimate is the minimum; ``stated`` those that carry as much
+    information as the Student-t does, of which ``spread`` is the inverse.
+    """
 
     design: Design
     noise: NoiseModel
@@ -41,6 +45,7 @@ class RobustFit:
     passes: int
     converged: bool
     change: float
+    stated: NormalEquations | None = None
 
 
 def absolute_start(
@@ -97,7 +102,6 @@ def fit(
     terms: Terms | None = None,
     max_passes: int = 60,
     tolerance: float = 0.02,
-    learn: bool = True,
     progress: Callable[[int, float], None] | None = None,
 ) -> RobustFit:
     """Solve, spread, weigh, update, until zero-points move by less than tolerance of their errors.
@@ -115,7 +119,7 @@ def fit(
     start
         Residuals to begin from; least absolute deviations when not given.
     noise, terms
-        To begin from; with learn=False they are kept.
+        To begin from.
     tolerance
         Largest root mean square change of z / sigma_z in the last pass.
     """
@@ -128,6 +132,7 @@ def fit(
     prior = terms.prior(design)
     # the first weights: residuals of the start, whose predictions' variance is not known yet
     weighted = weigh(noise, star_ptr, node, err, start.residual**2)
+    residual = start.residual
     del start
     reported, coupling = err, 0.0
     before: Array | None = None
@@ -135,10 +140,9 @@ def fit(
     converged = False
     linked = topology.size[topology.component] > 1
     for n_pass in range(1, max_passes + 1):
-        equations = NormalEquations(design, m, weighted.w, prior, topology)
-        estimate = equations.estimate()
-        spread = equations.spread()
-        z = equations.centred(estimate.theta)[: design.n_nodes, 0]
+        step = _ScoringStep(design, m, weighted.w, residual, noise.information, prior, topology)
+        estimate, spread = step.estimate(), step.equations.spread()
+        z = step.equations.centred(estimate.theta)[: design.n_nodes, 0]
         sigma = np.sqrt(np.maximum(spread.node[: design.n_nodes, 0, 0], 1e-20))
         if before is not None:
             change = float(np.sqrt(np.mean(((z - before) / sigma)[linked] ** 2))) if linked.any() else 0.0
@@ -146,25 +150,52 @@ def fit(
         if progress:
             progress(n_pass, change)
         terms.observe(design, estimate, spread)
-        if change < tolerance and moved < 0.05 and n_pass > FREEING_PASSES[-1]:
-            converged = True
+        converged = change < tolerance and moved < 0.05 and n_pass > FREEING_PASSES[-1]
+        if converged:
             break
         if n_pass in FREEING_PASSES:
             err, coupling = freed_errors(node, m, reported, estimate.residual, design.n_nodes)
+        residual = estimate.residual
         weighted = weigh(
-            noise, star_ptr, node, err, estimate.residual**2, spread.prediction, equations.w * spread.prediction,
-            fit_dof=learn and n_pass % 2 == 0, fit_excess=learn,
+            noise, star_ptr, node, err, residual**2, spread.prediction, step.equations.w * spread.prediction,
+            fit_dof=n_pass % 2 == 0, fit_excess=True,
         )  # fmt: skip
-        if learn:
-            moved = max(noise.update(weighted.sums), terms.update(topology.degree))
+        moved = max(noise.update(weighted.sums), terms.update(topology.degree))
         prior = terms.prior(design)
         if n_pass < max_passes:
-            del equations, estimate, spread  # a large survey holds one pass at a time
-    evidence = _evidence(design, noise, terms, equations, estimate, err)
+            del step, estimate, spread  # a large survey holds one pass at a time
+    evidence = _evidence(design, noise, terms, step.equations, estimate, err)
+    w = step.equations.w / np.asarray(step.information, step.equations.w.dtype)
     return RobustFit(
-        design, noise, terms, prior, weighted, err, coupling, equations, estimate, spread, evidence, n_pass, converged,
-        change,
+        design, noise, terms, prior, replace(weighted, w=w), err, coupling,
+        NormalEquations(design, m, w, prior, topology), estimate, spread, evidence, n_pass, converged, change,
+        step.equations,
     )  # fmt: skip
+
+
+class _ScoringStep:
+    """One step of Fisher scoring for the Student-t (Lange, Little & Taylor 1989, JASA 84, 881).
+
+    A measurement pulls with its expected weight w and resists with the information, a share of w: the normal equations
+    of weights ``information * w`` and of magnitudes moved on by ``(1 / information - 1)`` of the last residuals. It
+    rests where reweighting does; its inverse is the variance of the estimate, where that of the weights is too small.
+    """
+
+    def __init__(
+        self, design: Design, m: Array, w: NDArray[np.floating], residual: NDArray[np.floating], information: float,
+        prior: Prior, topology: Topology,
+    ) -> None:  # fmt: skip
+        self.information = information
+        self._moved = residual * np.asarray(1.0 / information - 1.0, residual.dtype)
+        w *= np.asarray(information, w.dtype)
+        self.equations = NormalEquations(design, m + self._moved, w, prior, topology)
+
+    def estimate(self) -> Estimate:
+        """Of the magnitudes as they are."""
+        found = self.equations.estimate()
+        residual = found.residual
+        residual -= self._moved.astype(residual.dtype, copy=False)
+        return found
 
 
 def _evidence(

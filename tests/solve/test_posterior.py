@@ -1,6 +1,6 @@
 """Stated errors: what a Student-t's weights cost, and the bootstrap by star that checks them."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,32 +8,48 @@ from scipy.integrate import quad
 from scipy.stats import t as student
 
 from calib.config import Config
+from calib.model.noise import NoiseModel
 from calib.solve.methods import solve_robust, solve_wls
-from calib.solve.posterior import information_loss, stated_spread, wild_bootstrap
+from calib.solve.posterior import stated_spread, wild_bootstrap
 
 PLAIN = Config(surface="off", seeing_response="off", extinction="off", score=False)
 
 
+def model(nu):
+    noise = NoiseModel.start(np.zeros(2, np.int32), np.ones(1))
+    noise.dof = nu
+    return noise
+
+
 @pytest.mark.parametrize("nu", [1.5, 3.0, 4.0, 10.0, 50.0])
-def test_information_loss_is_fishers(nu):
+def test_information_is_fishers(nu):
     def score(x):
         return (nu + 1) * x / (nu + x * x)
 
     fisher = quad(lambda x: score(x) ** 2 * student.pdf(x, nu), -np.inf, np.inf)[0]
     weight = quad(lambda x: (nu + 1) / (nu + x * x) * student.pdf(x, nu), -np.inf, np.inf)[0]
-    assert information_loss(SimpleNamespace(dof=nu)) == pytest.approx(fisher / weight, rel=1e-6)
+    assert model(nu).information == pytest.approx(fisher / weight, rel=1e-6)
 
 
 def test_a_normal_loses_nothing():
-    assert information_loss(SimpleNamespace(dof=np.inf)) == 1.0
+    assert model(np.inf).information == 1.0
 
 
-def test_stated_spread_is_that_of_the_lighter_weights(survey, problem_of):
-    fit = solve_robust(problem_of(survey(seed=1)[0]), PLAIN).fit
+def test_the_fit_rests_where_reweighting_rests_and_states_the_variance_of_the_lighter_weights(survey, problem_of):
+    fit = solve_robust(problem_of(survey(seed=1)[0]), replace(PLAIN, tolerance=1e-6, max_passes=200)).fit
+    information = fit.noise.information
+    assert information < 1.0
     equations, spread = stated_spread(fit)
-    loss = information_loss(fit.noise)
-    np.testing.assert_allclose(equations.w, fit.equations.w * loss)
-    np.testing.assert_allclose(spread.node[:, 0, 0], fit.spread.node[:, 0, 0] / loss, rtol=1e-9)
+    assert spread is fit.spread
+    np.testing.assert_allclose(equations.w, fit.equations.w * information)
+    np.testing.assert_allclose(fit.equations.spread().node[:, 0, 0], spread.node[:, 0, 0] * information, rtol=1e-9)
+    # least squares with the expected weights has its minimum where the scoring steps came to rest
+    reweighted = fit.equations.estimate()
+    sigma = np.sqrt(spread.node[:, 0, 0].max())
+    np.testing.assert_allclose(
+        fit.equations.centred(reweighted.theta), fit.equations.centred(fit.estimate.theta), atol=1e-3 * sigma
+    )
+    np.testing.assert_allclose(reweighted.residual, fit.estimate.residual, atol=1e-3 * sigma)
 
 
 def ratio(problem, draws=400):
