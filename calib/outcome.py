@@ -342,9 +342,10 @@ def _model(problem: Problem, solved: Solved) -> dict[str, Any]:
         assert problem.rows.detectors is not None
         detectors = problem.rows.detectors.cast(pl.String).to_list()
     terms = fit.terms
-    learned: dict[str, Any] = {f"surface_degree_{g}_mag": p.scale**0.5 for g, p in terms.surfaces.items()}
-    if terms.surfaces:
-        learned |= {"night_illumination_mag": terms.night.scale**0.5, "survey_illumination_mag": terms.band.scale**0.5}
+    kinds = {"surface": terms.surfaces, "night_illumination": terms.night, "survey_illumination": terms.band}
+    learned: dict[str, Any] = {
+        f"{kind}_degree_{g}_mag": p.scale**0.5 for kind, priors in kinds.items() for g, p in priors.items()
+    }
     if terms.response is not None:
         learned["single_star_share"] = float(terms.response.shares[0])
     if terms.levels is not None:

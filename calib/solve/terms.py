@@ -42,13 +42,13 @@ class Terms:
     """
 
     def __init__(self, design: Design, border: Border, start: float = 3e-3) -> None:
-        K = design.block
         self.border = border
         self.surfaces = {
             g: GroupPrior(len(range(*part.indices(6))), start**2) for g, part in GROUPS.items() if g <= design.degree
         }
-        self.night = GroupPrior(K - 1, 1e-6, dof=10.0, strength=2.0, usual=2.5e-7)
-        self.band = GroupPrior(K - 1, 1e-6, dof=30.0, strength=2.0, usual=1e-6)
+        # of each degree apart: a shared plane is hardly determined, and would be taken for as large as the quadratic is
+        self.night = {g: GroupPrior(p.size, 1e-6, dof=10.0, strength=2.0, usual=2.5e-7) for g, p in self.surfaces.items()}
+        self.band = {g: GroupPrior(p.size, 1e-6, dof=30.0, strength=2.0, usual=1e-6) for g, p in self.surfaces.items()}
         self.response = BlendPrior(design.n_stars) if design.star_block == 2 else None
         self.levels = None if border.levels is None else LevelPriors(border.levels)
         self.last: dict[str, Squares] = {}
@@ -68,18 +68,17 @@ class Terms:
             own = light.row < n
             for g in self.surfaces:
                 part = GROUPS[g]
-                self.last[f"surface{g}"] = Squares((gap[own, part] ** 2).sum(1), gap_variance[own, part].sum(1))
-            self.last["night"] = Squares((gap[~own, 1:] ** 2).sum(1), gap_variance[~own, 1:].sum(1))
-            bands = slice(light.first, light.first + light.n_bands)
-            self.last["band"] = Squares((theta[bands, 1:] ** 2).sum(1), variance[bands, 1:].sum(1))
+                for kind, rows in (("surface", own), ("night", ~own)):
+                    squares = Squares((gap[rows, part] ** 2).sum(1), gap_variance[rows, part].sum(1))
+                    self.last[f"{kind}{g}"] = squares
+                bands = slice(light.first, light.first + light.n_bands)
+                self.last[f"band{g}"] = Squares((theta[bands, part] ** 2).sum(1), variance[bands, part].sum(1))
         if self.levels is not None:
             self.levels.observe(theta[:, 0], variance[:, 0], spread.coupling[self.border.levels_at, 0, 0])
 
     def update(self, topology_degree: NDArray[np.int64]) -> float:
         """One step of every variance; returns the largest change of a log variance that matters."""
-        priors = {f"surface{g}": p for g, p in self.surfaces.items()}
-        if self.border.illumination is not None:
-            priors |= {"night": self.night, "band": self.band}
+        priors = self._shared() if self.border.illumination is not None else {}
         change = 0.0 if self.levels is None else self.levels.update()
         for name, prior in priors.items():
             s = self.last[name]
@@ -107,11 +106,14 @@ class Terms:
             own = light.row < E
             for g, p in self.surfaces.items():
                 precision[own, GROUPS[g]] = self._precision(p, f"surface{g}", E)[:, None]
-            precision[~own, 1:] = self._precision(self.night, "night", int((~own).sum()))[:, None]
+                nights = int((~own).sum())
+                precision[~own, GROUPS[g]] = self._precision(self.night[g], f"night{g}", nights)[:, None]
             for side in (light.row, light.column):
                 for c in range(1, K):
                     diagonal[:, c, c] += np.bincount(side, weights=precision[:, c], minlength=E + hubs.n)
-            diagonal[light.first : light.first + light.n_bands, k[1:], k[1:]] += 1.0 / self.band.scale
+            for g, p in self.band.items():
+                part = k[GROUPS[g]]
+                diagonal[light.first : light.first + light.n_bands, part, part] += 1.0 / p.scale
             coupling[self.border.illumination_at[:, None], k, k] -= precision
         if self.levels is not None:
             form = self.levels.quadratic(E + hubs.n)
@@ -119,6 +121,11 @@ class Terms:
             rhs[:, 0] += form.rhs
             coupling[:, 0, 0] += np.bincount(self.border.levels_at, weights=form.pair, minlength=hubs.row.size)
         return Prior(diagonal, coupling, rhs, star, star_mean)
+
+    def _shared(self) -> dict[str, GroupPrior]:
+        """Priors of surfaces by the name of their squares: of exposures about nights, nights about bands, bands."""
+        kinds = {"surface": self.surfaces, "night": self.night, "band": self.band}
+        return {f"{kind}{g}": p for kind, priors in kinds.items() for g, p in priors.items()}
 
     def _precision(self, prior: GroupPrior, name: str, n: int) -> Array:
         if name not in self.last:
@@ -129,11 +136,8 @@ class Terms:
     def log_density(self) -> float:
         """Log density of the groups at their estimates, without stars' responses, whose gain is counted apart."""
         total = 0.0
-        for g, p in self.surfaces.items():
-            total += float(p.log_density(self.last[f"surface{g}"].square).sum())
         if self.border.illumination is not None:
-            total += float(self.night.log_density(self.last["night"].square).sum())
-            total += float(self.band.log_density(self.last["band"].square).sum())
+            total += sum(float(p.log_density(self.last[name].square).sum()) for name, p in self._shared().items())
         if self.levels is not None:
             total += self.levels.log_density()
         return total
