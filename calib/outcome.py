@@ -16,6 +16,7 @@ from calib.model.anchors import Anchors, anchor
 from calib.model.calibrator import SURFACE_COLUMNS, Calibrator
 from calib.model.flags import join_flags
 from calib.model.problem import Problem
+from calib.solve.conditions import conditions_of
 from calib.solve.gauge import star_functional
 from calib.solve.kernels import basis
 from calib.solve.methods import Solved
@@ -114,8 +115,9 @@ def outcome(
 
 _ORDER = (
     "exposure_id", "band", "detector", "component", "anchored", "n_stars", "n_measurements", "zeropoint",
-    "zeropoint_err", "mjd", "airmass", "seeing", "sky", "exptime", "ra", "dec", "extinction_coefficient",
-    "excess_noise", "error_scale", *SURFACE_COLUMNS, "limiting_mag", "quality", "flag",
+    "zeropoint_err", "mjd", "airmass", "seeing", "sky", "exptime", "ra", "dec", "cloud_extinction",
+    "cloud_extinction_err", "photometric_probability", "extinction_coefficient", "excess_noise", "error_scale",
+    *SURFACE_COLUMNS, "limiting_mag", "quality", "flag",
 )  # fmt: skip
 
 
@@ -240,6 +242,11 @@ def _zeropoints(
         slope = np.full(n, np.nan)
         slope[levels.node] = fit.estimate.theta[levels.slope(levels.group), 0]
         columns["extinction_coefficient"] = slope
+    clouds = conditions_of(problem, fit)
+    if clouds is not None:
+        columns["cloud_extinction"] = clouds.cloud
+        columns["cloud_extinction_err"] = clouds.cloud_err
+        columns["photometric_probability"] = clouds.photometric
     drop: list[str] = [c for c in ("night",) if c in problem.nodes.columns]
     conditions = ("mjd", "airmass", "seeing", "sky", "exptime", "ra", "dec")
     given: list[str] = [c for c in conditions if c in problem.nodes.columns]

@@ -35,10 +35,10 @@ def run(args: argparse.Namespace) -> int:
             return FAILED
     ensemble.save(args.out)
     if not args.quiet:
-        scores = ensemble.card["scores"]
+        card, scores = ensemble.card, ensemble.card["scores"]
         print(
-            f"{args.out}: {plan.members} networks, {ensemble.card['hours']} hours; on {ensemble.card['held_out']} surveys"
-            f" held out, error over robust {scores['ratio']:.3f} (median {scores['median_ratio']:.3f}, "
-            f"worst {scores['worst_ratio']:.3f}), temperature {ensemble.temperature:.2f}"
+            f"{args.out}: {plan.members} networks, {card['hours']} hours; on {card['held_out']} surveys held out, error "
+            f"over robust {scores['ratio']:.3f} (median {scores['median_ratio']:.3f}, worst {scores['worst_ratio']:.3f}), "
+            f"temperature {ensemble.temperature:.2f}"
         )
     return DONE

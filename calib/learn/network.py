@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 WIDTH = 32
 CONTEXT = 12
+DROPOUT = 0.1
 LARGEST_WEIGHT = 2.0
 """Largest logarithm of a factor on a measurement's weight."""
 LARGEST_TIE = 3.0
@@ -146,6 +147,7 @@ class Network(nn.Module):
         self.night = mlp(g + WIDTH, WIDTH, WIDTH)
         self.from_night = mlp(2 * WIDTH, WIDTH, WIDTH)
         self.star = mlp(s + 2 * WIDTH, WIDTH, WIDTH)
+        self.dropout = nn.Dropout(DROPOUT)
         self.weight_head = head(3 * WIDTH, 2)
         self.tie_head = head(WIDTH, 3)
         self.star_head = head(WIDTH, 2)
@@ -173,7 +175,7 @@ class Network(nn.Module):
         count = sums[:, -1:].clamp(min=1.0)
         mean, square = sums[:, :WIDTH] / count, sums[:, WIDTH:-1] / count
         spread = ((square - mean**2).clamp(min=0.0) + 1e-6).sqrt()
-        h_e = self.exposures(data, torch.cat([x_e, mean, spread], 1))
+        h_e = self.dropout(self.exposures(data, torch.cat([x_e, mean, spread], 1)))
         if len(parts) == 1 and heard is not None:
             said = [self.believed(data, parts[0], h_e, *heard)]
         else:
@@ -195,7 +197,7 @@ class Network(nn.Module):
         around = context[data["measurement"].exposure[rows]]
         decoded = self.autoencoder(x_m, x_m[:, KNOWN], around, star, x_s.shape[0])
         expected = torch.stack([decoded.mean, decoded.log_variance, decoded.outlier.clamp(-8, 8)], 1)
-        return self.measurement(torch.cat([x_m, x_s[star], decoded.code, expected], 1)), decoded
+        return self.dropout(self.measurement(torch.cat([x_m, x_s[star], decoded.code, expected], 1))), decoded
 
     def believed(
         self, data: Any, part: Part, h_e: Tensor, h: Tensor, decoded: Decoded

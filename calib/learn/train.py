@@ -24,6 +24,8 @@ from calib.learn.losses import NAMES, Lesson, losses_of
 from calib.learn.network import Network, Said
 from calib.learn.samples import cached, load
 
+DEPARTURE = 0.01
+"""What leaving the robust solution costs: the mean square of the logarithms of all factors, times this."""
 HELD_OUT = 6
 """One survey in this many is held out."""
 
@@ -110,7 +112,7 @@ class Pupil:
             fit_normalisation(self.network, lessons)
         else:
             self.network.load_state_dict(start.state_dict())
-        self.average = Network()
+        self.average = Network().eval()
         self.average.load_state_dict(self.network.state_dict())
         self.step, self.best, self.best_state = 0, math.inf, self._copy()
         self.fine = start is not None
@@ -135,11 +137,14 @@ class Pupil:
         """Take one step; return the geometric mean of error over robust error in its surveys."""
         rng = np.random.default_rng([self.plan.seed, self.member, self.step])
         chosen = rng.choice(len(self.lessons), min(self.plan.batch, len(self.lessons)), replace=False)
+        torch.manual_seed(int(rng.integers(2**62)))  # of the dropout
         self.optimiser.zero_grad()
         ratios = []
         for i in chosen:
-            losses, watched = losses_of(self.lessons[i], self.network(self.lessons[i].data))
-            (self.balance(losses) / chosen.size).backward()
+            said = self.network(self.lessons[i].data)
+            losses, watched = losses_of(self.lessons[i], said)
+            departure = (said.weight**2).mean() + (said.tie**2).mean() + (said.response**2).mean()
+            ((self.balance(losses) + DEPARTURE * departure) / chosen.size).backward()
             ratios.append(math.log(watched["ratio"]))
         norm = nn.utils.clip_grad_norm_([*self.network.parameters(), *self.balance.parameters()], 1.0)
         if torch.isfinite(norm):
