@@ -47,8 +47,8 @@ class Terms:
             g: GroupPrior(len(range(*part.indices(6))), start**2) for g, part in GROUPS.items() if g <= design.degree
         }
         # of each degree apart: a shared plane is hardly determined, and would be taken for as large as the quadratic is
-        self.night = {g: GroupPrior(p.size, 1e-6, dof=10.0, strength=2.0, usual=2.5e-7) for g, p in self.surfaces.items()}
-        self.band = {g: GroupPrior(p.size, 1e-6, dof=30.0, strength=2.0, usual=1e-6) for g, p in self.surfaces.items()}
+        self.night = {g: GroupPrior(p.size, 1e-6, 10.0, strength=2.0, usual=2.5e-7) for g, p in self.surfaces.items()}
+        self.band = {g: GroupPrior(p.size, 1e-6, 30.0, strength=2.0, usual=1e-6) for g, p in self.surfaces.items()}
         self.response = BlendPrior(design.n_stars) if design.star_block == 2 else None
         self.levels = None if border.levels is None else LevelPriors(border.levels)
         self.last: dict[str, Squares] = {}
