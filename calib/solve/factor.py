@@ -30,7 +30,7 @@ class NotPositiveDefinite(ValueError):
 
 
 @njit(cache=True)
-def _fill_front(front, first, width, rows, order, rank, sym_ptr, sym_adj, sym_link, sym_up, diagonal, blocks, local, K):
+def _fill_front(front, first, width, order, rank, sym_ptr, sym_adj, sym_link, sym_up, diagonal, blocks, local, K):
     # the matrix's own entries in the columns of a supernode; local maps permuted rows to rows of the front
     for c in range(width):
         v = order[first + c]
@@ -55,16 +55,28 @@ def _fill_front(front, first, width, rows, order, rank, sym_ptr, sym_adj, sym_li
 
 
 @njit(cache=True)
-def _extend_add(front, update, where, K):
-    # front[where, where] += lower triangle of update
+def _extend_add(front, rest, update, where, K):
+    # lower triangle of update added at [where, where]: to the supernode's own columns (front) or those beyond (rest)
     m = where.size
+    width = front.shape[1]
     for j in range(m):
         cj = where[j] * K
         for i in range(j, m):
             ri = where[i] * K
             for b in range(K):
                 for a in range(K):
-                    front[ri + a, cj + b] += update[i * K + a, j * K + b]
+                    if cj < width:
+                        front[ri + a, cj + b] += update[i * K + a, j * K + b]
+                    else:
+                        rest[ri - width + a, cj - width + b] += update[i * K + a, j * K + b]
+
+
+@njit(cache=True)
+def _mirror(a):
+    # the upper triangle from the lower
+    for j in range(a.shape[1]):
+        for i in range(j):
+            a[i, j] = a[j, i]
 
 
 @njit(cache=True)
@@ -169,28 +181,28 @@ class Factor:
             width = stop - first
             local[first:stop] = np.arange(width)
             local[rows] = width + np.arange(rows.size)
-            front = np.zeros(((width + rows.size) * K,) * 2, order="F")
-            _fill_front(
-                front, first, width, rows, tree.order, symbolic.rank, ptr, adj, link, up, diagonal, blocks, local, K
-            )
-            for k in range(len(updates[q])):
-                _extend_add(front, *updates[q][k], K)
-                updates[q][k] = _NOTHING  # room for the next
             m = width * K
-            pivot, info = lapack.dpotrf(front[:m, :m], lower=1, clean=1)
+            front = np.zeros((m + rows.size * K, m), order="F")
+            rest = np.zeros((rows.size * K,) * 2, order="F")
+            _fill_front(front, first, width, tree.order, symbolic.rank, ptr, adj, link, up, diagonal, blocks, local, K)
+            for k in range(len(updates[q])):
+                _extend_add(front, rest, *updates[q][k], K)
+                updates[q][k] = _NOTHING  # room for the next
+            # a root's front, the largest, is factored where it stands
+            pivot, info = lapack.dpotrf(front[:m], lower=1, clean=1, overwrite_a=not rows.size)
             if info != 0:
                 raise NotPositiveDefinite(f"pivot {info} of supernode {q} is not positive")
             log_det += 2.0 * float(np.log(np.diagonal(pivot)).sum())
             self._pivots.append(pivot)
             if rows.size:
-                below = blas.dtrsm(1.0, pivot, front[m:, :m], side=1, lower=1, trans_a=1)
-                update = blas.dsyrk(-1.0, below, beta=1.0, c=front[m:, m:], lower=1)
+                below = blas.dtrsm(1.0, pivot, front[m:], side=1, lower=1, trans_a=1)
+                update = blas.dsyrk(-1.0, below, beta=1.0, c=rest, lower=1, overwrite_c=1)
                 updates[tree.parent[q]].append((update, symbolic.where[q]))
                 self._below.append(below)
                 del update
             else:
                 self._below.append(np.zeros((0, m)))
-            del front  # before the next is made
+            del front, rest  # before the next is made
         if not np.isfinite(log_det):  # LAPACK lets NaN pass
             raise NotPositiveDefinite("the matrix holds values that are not finite: mask measurements without a weight")
         self.log_det = log_det
@@ -235,16 +247,18 @@ class Factor:
 
     def selected_inverse(self) -> Selected:
         """Entries of the inverse on the pattern of the matrix, exact."""
-        return self._selected(list(self._pivots), list(self._below))
+        return self._selected([*self._pivots], [*self._below], keep=True)
 
     def last_selected_inverse(self) -> Selected:
         """The same, forgetting the factor on the way: it takes no more room, and solves nothing afterwards."""
         pivots, belows = self._pivots, self._below
         self._pivots, self._below = [], []
-        return self._selected(pivots, belows)
+        return self._selected(pivots, belows, keep=False)
 
-    def _selected(self, pivots: list[Array], belows: list[Array]) -> Selected:
-        """Selected inverse from the root down, each supernode's part of the factor taken off the lists' ends."""
+    def _selected(self, pivots: list[Array], belows: list[Array], *, keep: bool) -> Selected:
+        """Selected inverse from the root down, each supernode's part of the factor taken off the lists' ends; pivots
+        are kept as they are, or written over.
+        """
         symbolic, K = self.symbolic, self.block
         tree = symbolic.supernodes
         ptr, adj, link, up = symbolic.adjacency
@@ -260,10 +274,8 @@ class Factor:
             local[first:stop] = np.arange(width)
             local[rows] = width + np.arange(rows.size)
             m, pivot, below = width * K, pivots.pop(), belows.pop()
-            own, _ = lapack.dpotri(pivot, lower=1)
-            own = np.tril(own) + np.tril(own, -1).T
-            inverse = np.empty((m + rows.size * K,) * 2, order="F")
             if rows.size:
+                inverse = np.empty((m + rows.size * K,) * 2, order="F")
                 parent = int(tree.parent[q])
                 z22 = inverse[m:, m:]
                 _gather(fronts[parent], symbolic.where[q], z22, K)
@@ -271,17 +283,22 @@ class Factor:
                 if waiting[parent] == 0:
                     del fronts[parent]
                 g = blas.dtrsm(1.0, pivot, below, side=1, lower=1)
+                own, _ = lapack.dpotri(pivot, lower=1, overwrite_c=not keep)
+                _mirror(own)
                 z21 = -(z22 @ g)
                 inverse[m:, :m] = z21
                 inverse[:m, m:] = z21.T
                 own -= g.T @ z21
-                del z22, g, z21
+                inverse[:m, :m] = own
+                del z22, g, z21, own
+            else:
+                inverse, _ = lapack.dpotri(pivot, lower=1, overwrite_c=not keep)
+                _mirror(inverse)
             del pivot, below
-            inverse[:m, :m] = own
             _store_inverse(
                 inverse, first, width, tree.order, symbolic.rank, ptr, adj, link, up, local, K, diagonal, blocks
             )
             if waiting[q] > 0:
                 fronts[q] = inverse
-            del inverse, own  # before the next are made
+            del inverse  # before the next is made
         return Selected(diagonal, blocks)

@@ -75,6 +75,16 @@ def star_inverses(star_ptr, node, w, P, h, star_precision):
 
 
 @njit(cache=True, nogil=True)
+def less_response(star_ptr, node, m, b, h):
+    # m - b_s h_e, (n)
+    out = np.empty_like(m)
+    for s in range(star_ptr.size - 1):
+        for i in range(star_ptr[s], star_ptr[s + 1]):
+            out[i] = m[i] - b[s] * h[node[i]]
+    return out
+
+
+@njit(cache=True, nogil=True)
 def right_hand_side(star_ptr, node, m, w, inv, xy, K, centre, P, h, out):
     # t = sum w phi (u . s0 - m), s0 = D^-1 sum w u m, added to out (E, K)
     S = star_ptr.size - 1

@@ -244,7 +244,7 @@ class NormalEquations:
         mean, response = self.prior.star_mean, self.design.response
         if mean is None or response is None:
             return self.m
-        return self.m - np.repeat(mean, np.diff(self.design.graph.star_ptr)) * response[self.design.graph.exposure]
+        return np.asarray(kernels.less_response(*self._sorted, self.m, mean, response))
 
     @cached_property
     def factor(self) -> Factor:
@@ -257,6 +257,7 @@ class NormalEquations:
         symbolic = self.topology.symbolic
         if self.design.n_measurements >= LARGE:
             self.design.__dict__.pop("walk", None)
+            give_back()
         g = self.topology.grounded
         diagonal[g, 0, 0] += np.where(diagonal[g, 0, 0] > 0, diagonal[g, 0, 0], 1.0)
         # a coefficient that neither data nor prior constrains stays where it is
@@ -308,7 +309,8 @@ class NormalEquations:
     def estimate(self, theta: Array | None = None) -> Estimate:
         """Solve by the factor (or take theta as given) and go back to stars and residuals."""
         if theta is None:
-            theta = self.factor.solve(self.rhs)
+            rhs = self.rhs  # before the factor is there
+            theta = self.factor.solve(rhs)
         design = self.design
         stars = np.empty((design.n_stars, design.star_block))
         n = design.n_measurements

@@ -84,13 +84,12 @@ def robust_fit(
     small = design_of(part, 0, False)
     best, trials = _tried(part, small, Topology(small), degrees, responses, config, progress)
     noise, degree, response = best.noise.spread_over(problem.band), best.design.degree, best.design.star_block == 2
-    del best, part, small  # the whole survey needs the room
-    give_back()
     whole = plain.with_terms(degree, problem.response if response else None)
+    del best, part, small, plain, topology  # the whole survey needs the room
+    give_back()
     step = (lambda n, change: progress("all measurements", n, change)) if progress else None
     final = fit(
         whole, problem.m, problem.err, problem.band, border_of(problem, whole, config), noise=noise,
-        start=absolute_start(plain, problem.m, problem.err, topology),
         max_passes=config.max_passes, tolerance=config.tolerance, progress=step,
     )  # fmt: skip
     return final, trials
