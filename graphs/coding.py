@@ -31,14 +31,17 @@ class Packs:
         The integers.
     rows : (n,) int32, or int64 beyond 2**31 rows
         Where they stood; ascending within a pack.
+    carried : (n,) or None
+        What stood beside them.
     """
 
     ptr: Array
     keys: Array
     rows: Array
+    carried: Array | None
 
 
-def deal(values: Array, low: int, span: int) -> Packs:
+def deal(values: Array, low: int, span: int, beside: Array | None = None) -> Packs:
     """Deal integers in ``[low, low + span)`` into packs of some thousand, as far as their values let them be parted."""
     n_packs = min(max(values.size >> 13, 1), 512)
     shift = max(span.bit_length() - BIN_BITS, 0)
@@ -48,8 +51,9 @@ def deal(values: Array, low: int, span: int) -> Packs:
     ptr = np.zeros(n_packs + 1, np.int64)
     np.cumsum(np.bincount(pack_of_bin, count, n_packs).astype(np.int64), out=ptr[1:])
     keys, rows = np.empty(values.size, values.dtype), empty_rows(values.size)
-    _deal(values, low, shift, pack_of_bin, ptr, keys, rows)
-    return Packs(ptr, keys, rows)
+    carried = None if beside is None else np.empty_like(beside)
+    _deal(values, beside, low, shift, pack_of_bin, ptr, keys, rows, carried)
+    return Packs(ptr, keys, rows, carried)
 
 
 @njit(cache=True, nogil=True)
@@ -66,7 +70,17 @@ def _count_bins(values: Array, low: int, shift: int) -> Array:
 
 
 @njit(cache=True, nogil=True)
-def _deal(values: Array, low: int, shift: int, pack_of_bin: Array, ptr: Array, keys: Array, rows: Array) -> None:
+def _deal(
+    values: Array,
+    beside: Array | None,
+    low: int,
+    shift: int,
+    pack_of_bin: Array,
+    ptr: Array,
+    keys: Array,
+    rows: Array,
+    carried: Array | None,
+) -> None:
     cursor = ptr[:-1].copy()
     for i in range(values.size):
         pack = np.uint64(pack_of_bin[_bin(values[i], low, shift)])
@@ -74,14 +88,16 @@ def _deal(values: Array, low: int, shift: int, pack_of_bin: Array, ptr: Array, k
         cursor[pack] += 1
         keys[slot] = values[i]
         rows[slot] = i
+        if beside is not None and carried is not None:
+            carried[slot] = beside[i]
 
 
-@njit(cache=True)
-def dense_codes(values: Array, low: int, span: int) -> tuple[Array, Array]:
-    """Codes by value of integers in ``[low, low + span)``: (codes int32, sorted distinct values)."""
+@njit(cache=True, nogil=True)
+def dense_codes(values: Array, low: int, span: int, codes: Array) -> Array:
+    """Codes by value of integers in ``[low, low + span)``: fills ``codes``, returns the distinct values, sorted."""
     code_of = np.full(span, -1, np.int32)
     for i in range(values.size):
-        code_of[values[i] - low] = 0
+        code_of[np.uint64(values[i] - low)] = 0
     n_distinct = 0
     for j in range(span):
         if code_of[j] == 0:
@@ -91,16 +107,14 @@ def dense_codes(values: Array, low: int, span: int) -> tuple[Array, Array]:
     for j in range(span):
         if code_of[j] >= 0:
             distinct[code_of[j]] = low + j
-    codes = np.empty(values.size, np.int32)
     for i in range(values.size):
-        codes[i] = code_of[values[i] - low]
-    return codes, distinct
+        codes[i] = code_of[np.uint64(values[i] - low)]
+    return distinct
 
 
 @njit(cache=True, nogil=True)
-def run_codes(values: Array) -> tuple[Array, Array]:
-    """Codes of ascending integers: (codes int32, distinct values)."""
-    codes = np.empty(values.size, np.int32)
+def run_codes(values: Array, codes: Array) -> Array:
+    """Codes of ascending integers: fills ``codes``, returns the distinct values."""
     distinct = np.empty(values.size, values.dtype)
     code = -1
     for i in range(values.size):
@@ -108,7 +122,7 @@ def run_codes(values: Array) -> tuple[Array, Array]:
             code += 1
             distinct[code] = values[i]
         codes[i] = code
-    return codes, distinct[: code + 1].copy()
+    return distinct[: code + 1].copy()
 
 
 @njit(cache=True, nogil=True)

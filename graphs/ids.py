@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from graphs import coding, kernels
 from graphs.errors import GraphError
 
+Int32s = NDArray[np.int32]
+
 
 def read_ids(table: Any, column: str) -> pl.Series:
     """One identifier column of a table as a polars series of integers or strings.
@@ -74,7 +76,7 @@ def _as_series(raw: Any, column: str) -> pl.Series:
     raise GraphError(f"column {column!r} holds {values.dtype}; identifiers are integers or strings")
 
 
-def encode_ids(ids: pl.Series) -> tuple[NDArray[np.int32], pl.Series]:
+def encode_ids(ids: pl.Series) -> tuple[Int32s, pl.Series]:
     """Dense codes of identifiers, and the distinct identifiers in the order of their codes.
 
     Parameters
@@ -88,7 +90,7 @@ def encode_ids(ids: pl.Series) -> tuple[NDArray[np.int32], pl.Series]:
     distinct : polars Series
         Sorted by value, so that codes do not depend on the order of the rows.
     """
-    dealt, rows, distinct = deal_ids(ids)
+    dealt, rows, distinct, _ = deal_ids(ids)
     if rows is None:
         return dealt, distinct
     codes = np.empty(dealt.size, np.int32)
@@ -96,7 +98,9 @@ def encode_ids(ids: pl.Series) -> tuple[NDArray[np.int32], pl.Series]:
     return codes, distinct
 
 
-def deal_ids(ids: pl.Series) -> tuple[NDArray[np.int32], NDArray[np.integer[Any]] | None, pl.Series]:
+def deal_ids(
+    ids: pl.Series, beside: Int32s | None = None
+) -> tuple[Int32s, NDArray[np.integer[Any]] | None, pl.Series, Int32s | None]:
     """Codes like those of `encode_ids`, in an order in which those of one identifier lie close together.
 
     Returns
@@ -105,34 +109,31 @@ def deal_ids(ids: pl.Series) -> tuple[NDArray[np.int32], NDArray[np.integer[Any]
     rows : (n,) int32, or int64 beyond 2**31 rows, or None
         Input row of each code, ascending for each identifier. None where the codes are in the order of the rows.
     distinct : polars Series
+    carried : (n,) int32 or None
+        ``beside``, in the order of the codes.
     """
     if ids.is_empty():
-        return np.zeros(0, np.int32), None, ids.clear()
+        return np.zeros(0, np.int32), None, ids.clear(), beside
     if not ids.dtype.is_integer() or ids.dtype in (pl.UInt64, pl.Int128):
         distinct_ids = ids.unique().sort()
         table = distinct_ids.alias("id").to_frame().with_columns(code=pl.int_range(len(distinct_ids), dtype=pl.Int32))
         joined = ids.alias("id").to_frame().join(table, on="id", how="left", maintain_order="left")
-        return joined["code"].to_numpy(), None, distinct_ids
+        return joined["code"].to_numpy(), None, distinct_ids, beside
     values, rows = ids.cast(pl.Int64).to_numpy(), None
     low = int(values.min())
     span = int(values.max()) - low + 1
-    if span <= 4 * len(ids) + 65536:  # nearly dense already: a table look-up instead of a hash
-        codes, distinct = coding.dense_codes(values, low, span)
-    elif kernels.is_ascending(values):
-        codes, distinct = coding.run_codes(values)
-    else:
-        codes, rows, distinct = _hash_codes(values, low, span)
-    return codes, rows, pl.Series(ids.name, distinct).cast(ids.dtype)
-
-
-def _hash_codes(
-    values: NDArray[np.int64], low: int, span: int
-) -> tuple[NDArray[np.int32], NDArray[np.integer[Any]], NDArray[np.int64]]:
-    packs = coding.deal(values, low, span)
     codes = np.empty(values.size, np.int32)
-    distinct = coding.number_packs(packs.ptr, packs.keys, codes)
-    by_value = np.argsort(distinct)
-    rank = np.empty(distinct.size, np.int32)
-    rank[by_value] = np.arange(distinct.size, dtype=np.int32)
-    coding.rank_codes(codes, rank)
-    return codes, packs.rows, distinct[by_value]
+    if span <= 4 * len(ids) + 65536:  # nearly dense already: a table look-up instead of a hash
+        distinct = coding.dense_codes(values, low, span, codes)
+    elif kernels.is_ascending(values):
+        distinct = coding.run_codes(values, codes)
+    else:
+        packs = coding.deal(values, low, span, beside)
+        rows, beside = packs.rows, packs.carried
+        distinct = coding.number_packs(packs.ptr, packs.keys, codes)
+        by_value = np.argsort(distinct)
+        rank = np.empty(distinct.size, np.int32)
+        rank[by_value] = np.arange(distinct.size, dtype=np.int32)
+        coding.rank_codes(codes, rank)
+        distinct = distinct[by_value]
+    return codes, rows, pl.Series(ids.name, distinct).cast(ids.dtype), beside

@@ -1,9 +1,9 @@
 """Loops over measurements: counting sorts, the transpose and the product that makes exposure links.
 
-Every kernel is O(measurements) or O(pairs of measurements of one star), single-threaded and deterministic. The time
-goes into cache misses and into what the compiler cannot prove, hence the rules: where a loop jumps, what is near in
-time is near in memory; indices are unsigned, which spares numba's test for negative ones; an array is not made anew in
-the function whose loop uses it.
+Every kernel is O(measurements) or O(pairs of measurements of one star), and deterministic on any number of threads.
+Time goes into cache misses and into what the compiler cannot prove, hence the rules: where a loop jumps, what is near
+in time is near in memory; indices are unsigned, which spares numba's test for negative ones; an array is not made anew
+in the function whose loop uses it.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ def count_codes(codes: Array, ptr: Array) -> int:
 
 
 @njit(cache=True, nogil=True)
-def place_rows(codes: Array, rows: Array | None, ptr: Array, order: Array) -> None:
-    """Fill ``order`` with the rows of each group, or ``rows[i]`` for row i: the second half of a counting sort.
+def place_rows(codes: Array, values: Array | None, ptr: Array, out: Array) -> None:
+    """Fill ``out`` with the values of each group, or the rows without ``values``: the second half of a counting sort.
 
-    Rows of a group keep their order.
+    What is in a group keeps its order.
     """
     cursor = ptr[:-1].copy()
     for i in range(codes.size):
         code = np.uint64(codes[i])
-        order[np.uint64(cursor[code])] = i if rows is None else rows[i]
+        out[np.uint64(cursor[code])] = i if values is None else values[i]
         cursor[code] += 1
 
 
@@ -51,15 +51,6 @@ def is_ascending(values: Array) -> bool:
         if values[i] < values[i - 1]:
             return False
     return True
-
-
-@njit(cache=True)
-def gather(values: Array, order: Array) -> Array:
-    """``values[order]`` without widening an int32 ``order`` to int64."""
-    out = np.empty(order.size, values.dtype)
-    for i in range(order.size):
-        out[i] = values[np.uint64(order[i])]
-    return out
 
 
 @njit(cache=True)
@@ -279,24 +270,26 @@ def _sort_touched(touched: Array, n_shared: Array) -> None:
 
 @njit(cache=True, nogil=True)
 def link_exposures(
-    exposure_ptr: Array, position: Array, share: Array, marked: Array, weight: Array | None
+    exposure_ptr: Array, position: Array, share: Array, marked: Array, weight: Array | None, first: int, last: int
 ) -> tuple[Array, Array, Array, Array]:
-    """Upper triangle of B' D^-1 B, one exposure at a time into dense accumulators (Gustavson 1978).
+    """Rows ``first:last`` of the upper triangle of B' D^-1 B, one exposure after the other (Gustavson 1978).
 
     Exposures of a star are sorted, so that row e needs only what follows e in each of its stars. Where the stars lie
     in the order of their first exposure, those of a row lie in few stretches, which stay in the cache.
 
     Returns
     -------
-    indptr : (n_exposures + 1,) int64
+    n_links : (last - first,) int64
+        Links of each row.
     indices : (n_links,) int32
         Sorted within a row, all greater than the row.
     n_shared : (n_links,) int32
     link_weight : (n_links,) float64
     """
     n_exposures = exposure_ptr.size - 1
-    indptr = np.zeros(n_exposures + 1, np.int64)
-    capacity = max(1024, min(marked.size // 4, n_exposures * (n_exposures - 1) // 2))
+    n_links = np.zeros(last - first, np.int64)
+    n_entries = exposure_ptr[last] - exposure_ptr[first]
+    capacity = max(1024, min(n_entries // 4, (last - first) * n_exposures))
     indices = np.empty(capacity, np.int32)
     n_shared = np.empty(capacity, np.int32)
     link_weight = np.empty(capacity, np.float64)
@@ -305,7 +298,7 @@ def link_exposures(
     summed = np.zeros(n_exposures, np.float64)
     touched = np.empty(n_exposures, np.int32)
     filled = 0
-    for e in range(n_exposures):
+    for e in range(first, last):
         own = slice(exposure_ptr[e], exposure_ptr[e + 1])
         n_touched = _sum_row(position[own], share[own], marked, weight, count, summed, touched)
         if filled + n_touched > capacity:
@@ -323,8 +316,8 @@ def link_exposures(
             count[f] = 0
             summed[f] = 0.0
             filled += 1
-        indptr[e + 1] = filled
-    return indptr, indices[:filled].copy(), n_shared[:filled].copy(), link_weight[:filled].copy()
+        n_links[e - first] = n_touched
+    return n_links, indices[:filled].copy(), n_shared[:filled].copy(), link_weight[:filled].copy()
 
 
 @njit(cache=True)

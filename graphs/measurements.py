@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+from numba.core import config
 from numpy.typing import NDArray
 
 from graphs import coding, kernels
@@ -24,6 +27,7 @@ Floats = NDArray[np.floating[Any]]
 Rows = NDArray[np.integer[Any]]
 
 N_NEAR = 16384  # stars: with fewer, the places where a counting sort writes next are in the cache
+PER_THREAD = 250_000  # measurements that are worth another thread
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +85,12 @@ class MeasurementGraph:
         GraphError
             A column is missing, has nulls, or holds neither integers nor strings.
         """
-        star_codes, rows, star_ids = deal_ids(read_ids(table, star))
-        exposure_codes, exposure_ids = encode_ids(read_ids(table, exposure))
-        star_ptr, sorted_exposure, order = _sort_by_star(star_codes, rows, exposure_codes, len(star_ids))
+        stars, exposures = read_ids(table, star), read_ids(table, exposure)
+        _refuse_lengths(stars.shape, exposures.shape)
+        exposure_codes, exposure_ids = encode_ids(exposures)
+        star_codes, rows, star_ids, carried = deal_ids(stars, exposure_codes)
+        assert carried is not None
+        star_ptr, sorted_exposure, order = _sort_by_star(star_codes, rows, carried, len(star_ids))
         return cls(star_ptr, sorted_exposure, order, len(exposure_ids), star_ids, exposure_ids)
 
     @classmethod
@@ -104,6 +111,7 @@ class MeasurementGraph:
         """
         star_codes = np.ascontiguousarray(star_codes, np.int32)
         exposure_codes = np.ascontiguousarray(exposure_codes, np.int32)
+        _refuse_lengths(star_codes.shape, exposure_codes.shape)
         star_ptr, exposure, order = _sort_by_star(star_codes, None, exposure_codes, n_stars)
         return cls(star_ptr, exposure, order, n_exposures)
 
@@ -171,7 +179,7 @@ class MeasurementGraph:
         kernels.copy_runs(stars, ptr, exposure, weight, marked, copied)
         position, share = coding.empty_rows(exposure.size), np.empty(exposure.size, np.float64)
         kernels.place_visits(marked, copied, exposure_ptr, position, share)
-        links = kernels.link_exposures(exposure_ptr, position, share, marked, copied)
+        links = _linked(exposure_ptr, position, share, marked, copied)
         return ExposureGraph(*links, self.exposure_ids, (ptr, exposure))
 
     def _visits(self, weight: Floats | None) -> tuple[Int64s, Int32s, Floats | None]:
@@ -204,6 +212,26 @@ class MeasurementGraph:
         return hetero_data(self, measurement_nodes, exposure_links)
 
 
+def _linked(exposure_ptr: Int64s, *arrays: Any) -> tuple[Int64s, Int32s, Int32s, NDArray[np.float64]]:
+    """Rows of the exposure graph: (indptr, indices, n_shared, weight), on as many threads as numba may use.
+
+    A row is the sum of its stars in their order, whatever the part that it is in.
+    """
+    n_threads = min(config.NUMBA_NUM_THREADS, 1 + int(exposure_ptr[-1]) // PER_THREAD)  # type: ignore[attr-defined]
+    n_parts = 1 if n_threads == 1 else 8 * n_threads
+    inner = np.searchsorted(exposure_ptr, np.linspace(0, exposure_ptr[-1], n_parts + 1)[1:-1])
+    bounds = np.unique(np.concatenate([[0], inner, [exposure_ptr.size - 1]]))
+    parts = list(itertools.pairwise(bounds.tolist())) or [(0, 0)]
+    rows = partial(kernels.link_exposures, exposure_ptr, *arrays)
+    if n_threads == 1:
+        done = list(itertools.starmap(rows, parts))
+    else:
+        with ThreadPoolExecutor(n_threads) as pool:
+            done = list(pool.map(lambda part: rows(*part), parts))
+    n_links, indices, n_shared, weight = (np.concatenate(pieces) for pieces in zip(*done, strict=True))
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(n_links)]), indices, n_shared, weight
+
+
 def _counting_sort(codes: Int32s, n_groups: int, what: str) -> tuple[Int64s, Rows]:
     ptr = _count(codes, n_groups, what)
     order = coding.empty_rows(codes.size)
@@ -219,26 +247,25 @@ def _count(codes: Int32s, n_groups: int, what: str) -> Int64s:
     return ptr
 
 
+def _refuse_lengths(star: tuple[int, ...], exposure: tuple[int, ...]) -> None:
+    if star != exposure or len(star) != 1:
+        raise GraphError(f"stars of shape {star} and exposures of shape {exposure}; give one of each per row")
+
+
 def _sort_by_star(star: Int32s, rows: Rows | None, exposure: Int32s, n_stars: int) -> tuple[Int64s, Int32s, Rows]:
-    """Sort measurements by star: (star_ptr, exposure, order); ``rows`` if the stars are dealt, see `deal_ids`."""
-    if star.shape != exposure.shape or star.ndim != 1:
-        raise GraphError(
-            f"stars of shape {star.shape} and exposures of shape {exposure.shape}; give one of each per row"
-        )
+    """Sort measurements by star: (star_ptr, exposure, order); ``rows`` if they are dealt by star, see `deal_ids`."""
     star_ptr = _count(star, n_stars, "star")
     order = coding.empty_rows(star.size)
     if rows is None and kernels.is_ascending(star):
         order[:] = np.arange(star.size)
         return star_ptr, exposure.copy(), order
-    if rows is None and n_stars <= N_NEAR:
-        kernels.place_rows(star, None, star_ptr, order)
-        return star_ptr, kernels.gather(exposure, order), order
-    if rows is None:
-        packs = coding.deal(star, 0, n_stars)
-        star, rows = packs.keys, packs.rows
+    if rows is None and n_stars > N_NEAR:
+        packs = coding.deal(star, 0, n_stars, exposure)
+        assert packs.carried is not None
+        star, rows, exposure = packs.keys, packs.rows, packs.carried
         del packs
     kernels.place_rows(star, rows, star_ptr, order)
-    rows = kernels.gather(exposure, rows)  # dealt like the stars, where it is faster than to look up what is sorted
+    rows = None
     sorted_exposure = np.empty(star.size, np.int32)
-    kernels.place_rows(star, rows, star_ptr, sorted_exposure)
+    kernels.place_rows(star, exposure, star_ptr, sorted_exposure)
     return star_ptr, sorted_exposure, order

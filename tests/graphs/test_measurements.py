@@ -135,6 +135,20 @@ def test_links_of_many_rows(weighted, order, distinct):
     np.testing.assert_allclose(got, np.triu((incidence.T @ scaled).toarray(), 1), rtol=1e-12)
 
 
+@pytest.mark.parametrize("n_exposures", [1, 2, 7, 300])
+def test_threads_change_nothing(n_exposures, monkeypatch):
+    star, exposure = large(60_000, 20_000, 5)
+    exposure = np.minimum(exposure, n_exposures - 1)
+    graph = MeasurementGraph.from_codes(star, exposure, 20_000, n_exposures + 3)
+    one = graph.exposure_graph()
+    monkeypatch.setattr("graphs.measurements.PER_THREAD", 1000)
+    for threads in (1, 2, 5):
+        monkeypatch.setattr("numba.core.config.NUMBA_NUM_THREADS", threads)
+        many = graph.exposure_graph()
+        for name in ("indptr", "indices", "n_shared", "weight"):
+            np.testing.assert_array_equal(getattr(many, name), getattr(one, name))
+
+
 def test_permuting_rows_changes_nothing(survey):
     star, exposure, n_stars, n_exposures = survey
     shuffled = np.random.default_rng(0).permutation(star.size)
