@@ -91,8 +91,7 @@ def outcome(
     grow2 = solved.inflation**2
     z_variance = np.maximum(spread.node[:n_nodes, 0, 0], 0.0) * grow2[top.component] + anchors.variance[top.component]
     z_variance += _common_response_variance(problem, solved)
-    if solved.disagreement is not None:
-        z_variance += solved.disagreement
+    z_variance += solved.beyond
     z_err = np.where(linked, np.sqrt(z_variance), np.nan)
     star_variance = np.maximum(spread.star[:, 0], 0.0)
     at = np.maximum(star_component, 0)

@@ -53,10 +53,11 @@ def solve_learned(
 
     job = LearnedEquations(fit)
     weight, tie, response = (values(name) for name in ("weight", "tie", "response"))
-    equations = job.equations(np.exp(weight.mean(0)), np.exp(tie.mean(0)), np.exp(response.mean(0)))
-    estimate, spread = equations.estimate(), equations.spread()
+    factors = np.exp(weight.mean(0)), np.exp(tie.mean(0)), np.exp(response.mean(0))
+    equations = job.equations(*factors)
+    estimate, informed = equations.estimate(), job.equations(*factors, scale=job.loss)
     found = replace(
-        fit, equations=equations, estimate=estimate, spread=spread, prior=equations.prior, stated=None,
+        fit, equations=equations, estimate=estimate, spread=informed.spread(), prior=equations.prior, stated=informed,
         weighted=replace(
             fit.weighted, w=equations.w, variable=_probability(variable_logit(fit) + values("variable").mean(0))
         ),
@@ -64,7 +65,7 @@ def solve_learned(
     solved = stated(found, robust.trials, seed)
     disagreement = ensemble_variance(job, equations, estimate.residual, estimate.theta, weight, tie)
     return replace(
-        solved, inflation=solved.inflation * ensemble.temperature, disagreement=disagreement,
+        solved, inflation=solved.inflation * ensemble.temperature, beyond=solved.beyond + disagreement,
         outlier=_probability(outlier_logit(problem, fit) + values("outlier").mean(0)).astype(np.float32),
     )  # fmt: skip
 

@@ -12,9 +12,9 @@ from calib.config import Config
 from calib.model.noise import LARGE, NodeSums, NoiseModel, Weighted
 from calib.model.problem import Problem
 from calib.solve.border import Border
+from calib.solve.clusters import coherent_variance, wild_bootstrap
 from calib.solve.normal import NormalEquations, Prior, Spread, Topology
-from calib.solve.posterior import stated_spread, wild_bootstrap
-from calib.solve.robust import RobustFit, fit
+from calib.solve.robust import RobustFit, fit, stated_spread
 from calib.solve.select import Trial, border_of, design_of, robust_fit
 from calib.solve.split import Half
 from calib.solve.terms import Terms
@@ -39,8 +39,9 @@ class Solved:
         Bootstrap over stated variance of zero-points, the median over exposures.
     trials
         Local terms tried.
-    disagreement
-        (E,), variance of zero-points that the inverse does not hold, mag^2: members of an ensemble that disagree.
+    beyond
+        (E,), variance of zero-points that the inverse does not hold, mag^2: errors that measurements share, and members
+        of an ensemble that disagree.
     outlier
         (n,), probability of every measurement to be an outlier, where the method has its own.
     """
@@ -51,7 +52,7 @@ class Solved:
     inflation: Array
     bootstrap_ratio: float
     trials: list[Trial]
-    disagreement: Array | None = None
+    beyond: Array
     outlier: NDArray[np.float32] | None = None
 
     def half(self) -> Half:
@@ -59,9 +60,7 @@ class Solved:
         top, n = self.equations.topology, self.fit.design.n_nodes
         z = self.equations.centred(self.fit.estimate.theta)[:n, 0].copy()
         z[top.size[top.component] < 2] = np.nan
-        variance = np.maximum(self.spread.node[:n, 0, 0], 0.0) * self.inflation[top.component] ** 2
-        if self.disagreement is not None:
-            variance = variance + self.disagreement
+        variance = np.maximum(self.spread.node[:n, 0, 0], 0.0) * self.inflation[top.component] ** 2 + self.beyond
         return Half(z, np.sqrt(variance), top.component)
 
 
@@ -103,14 +102,16 @@ def solve_wls(problem: Problem, config: Config, progress: Progress | None = None
 
 
 def stated(found: RobustFit, trials: list[Trial], seed: int) -> Solved:
-    """Errors with the information that weights cost, enlarged where stars' residuals say that they are too small."""
+    """Errors with the information that weights cost, enlarged where residuals say that they are too small."""
     equations, spread = stated_spread(found)
     top, n = equations.topology, found.design.n_nodes
-    inflation, ratio = np.ones(top.n_components), float("nan")
+    inflation, ratio, coherent = np.ones(top.n_components), float("nan"), np.zeros(n)
     variance = spread.node[:n, 0, 0]
     compared = (top.size[top.component] > 1) & (variance > 0)
     if compared.any():
-        drawn = wild_bootstrap(equations, found.estimate, spread, found.equations.w, seed)
+        observed = (equations, found.estimate.residual, spread, found.equations.w)
+        drawn = wild_bootstrap(*observed, "star", seed)
+        coherent = coherent_variance(*observed, found.noise.band, seed)
         ratios = drawn[compared] / variance[compared]
         ratio = float(np.median(ratios))
         for c in np.unique(top.component[compared]):
@@ -120,4 +121,4 @@ def stated(found: RobustFit, trials: list[Trial], seed: int) -> Solved:
             inflation[c] = np.sqrt(max(float(pooled), 1.0))
     if found.design.n_measurements >= LARGE:
         equations.release()
-    return Solved(found, equations, spread, inflation, ratio, trials)
+    return Solved(found, equations, spread, inflation, ratio, trials, coherent)

@@ -217,3 +217,19 @@ def _evidence(
     n_unknowns = design.n_nodes * design.block + hubs + measured
     value = weighted.sums.log_likelihood + terms.log_density()
     return value + 0.5 * n_unknowns * float(np.log(2 * np.pi)) - 0.5 * equations.log_det
+
+
+def stated_spread(fit: RobustFit) -> tuple[NormalEquations, Spread]:
+    """Variances with the weights that carry as much information as the Student-t does.
+
+    Expected weights say how to average; their inverse is too small a variance (Lange, Little & Taylor 1989, JASA 84,
+    881).
+    """
+    if fit.stated is not None:
+        return fit.stated, fit.spread
+    information = fit.noise.information
+    if information == 1.0:
+        return fit.equations, fit.spread
+    w = fit.equations.w * information
+    equations = NormalEquations(fit.design, fit.equations.m, w, fit.prior, fit.equations.topology)
+    return equations, equations.spread()

@@ -1,13 +1,18 @@
 """The robust solve: least squares where all is well, unmoved where it is not, and errors that hold."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
+from scipy.integrate import quad
+from scipy.stats import t as student
 
 from calib.config import Config
+from calib.model.noise import NoiseModel
 from calib.solve.methods import solve_robust, solve_wls
 from calib.solve.normal import Topology
-from calib.solve.robust import absolute_start
+from calib.solve.robust import absolute_start, stated_spread
 from calib.solve.select import design_of
 
 PLAIN = Config(surface="off", seeing_response="off", extinction="off", score=False)
@@ -124,3 +129,40 @@ def test_order_of_rows_changes_nothing(survey, problem_of):
     mixed, again, _, _ = solve(survey, problem_of, seed=9, change=lambda f: f.sample(fraction=1, shuffle=True, seed=1))
     np.testing.assert_allclose(mixed, z, atol=1e-6)
     np.testing.assert_allclose(again, error, rtol=0.25)  # the bootstrap draws other signs
+
+
+def model(nu):
+    noise = NoiseModel.start(np.zeros(2, np.int32), np.ones(1))
+    noise.dof = nu
+    return noise
+
+
+@pytest.mark.parametrize("nu", [1.5, 3.0, 4.0, 10.0, 50.0])
+def test_information_is_fishers(nu):
+    def score(x):
+        return (nu + 1) * x / (nu + x * x)
+
+    fisher = quad(lambda x: score(x) ** 2 * student.pdf(x, nu), -np.inf, np.inf)[0]
+    weight = quad(lambda x: (nu + 1) / (nu + x * x) * student.pdf(x, nu), -np.inf, np.inf)[0]
+    assert model(nu).information == pytest.approx(fisher / weight, rel=1e-6)
+
+
+def test_a_normal_loses_nothing():
+    assert model(np.inf).information == 1.0
+
+
+def test_the_fit_rests_where_reweighting_rests_and_states_the_variance_of_the_lighter_weights(survey, problem_of):
+    fit = solve_robust(problem_of(survey(seed=1)[0]), replace(PLAIN, tolerance=1e-6, max_passes=200)).fit
+    information = fit.noise.information
+    assert information < 1.0
+    equations, spread = stated_spread(fit)
+    assert spread is fit.spread
+    np.testing.assert_allclose(equations.w, fit.equations.w * information)
+    np.testing.assert_allclose(fit.equations.spread().node[:, 0, 0], spread.node[:, 0, 0] * information, rtol=1e-9)
+    # least squares with the expected weights has its minimum where the scoring steps came to rest
+    reweighted = fit.equations.estimate()
+    sigma = np.sqrt(spread.node[:, 0, 0].max())
+    np.testing.assert_allclose(
+        fit.equations.centred(reweighted.theta), fit.equations.centred(fit.estimate.theta), atol=1e-3 * sigma
+    )
+    np.testing.assert_allclose(reweighted.residual, fit.estimate.residual, atol=1e-3 * sigma)

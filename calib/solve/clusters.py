@@ -1,0 +1,198 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
+# (compiled kernels carry no types)
+"""What measurements that err together add to the errors: the wild bootstrap by clusters.
+
+Residuals of one cluster change sign together (Mammen 1993, Ann. Stat. 21, 255; Cameron, Gelbach & Miller 2008, Rev.
+Econ. Stat. 90, 414), so that the spread of the draws holds whatever a cluster's residuals have in common, known or not.
+Against draws in which every measurement changes sign for itself the excess is what the noise model, which takes
+measurements to be independent, has missed. The excesses of several ways to cluster add (Cameron, Gelbach & Miller 2011,
+J. Bus. Econ. Stat. 29, 238).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from calib.solve import kernels
+from calib.solve.design import Design
+from calib.solve.normal import NormalEquations, Spread
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int32]
+
+DRAWS = 64
+"""Draws: the bits of one hash of a cluster's number."""
+PATCHES = 4
+"""Patches a side of an exposure's field."""
+CELLS = 8
+"""Cells a side of the detector, for what every exposure has in common."""
+
+
+def patches(design: Design) -> Ints:
+    """(n,), part of the exposure's field that each measurement lies in: stars near each other may err together.
+
+    Without places, stars that are also seen in the same other exposure are near each other.
+    """
+    node = design.graph.exposure
+    if design.xy is None:
+        other = np.empty(node.size, np.int32)
+        _first_other(design.graph.star_ptr, node, other)
+        key = node.astype(np.int64) * (design.n_nodes + 1) + other
+        return np.asarray(np.unique(key, return_inverse=True)[1], np.int32)
+    return np.asarray(node * np.int32(PATCHES**2) + _cell(design.xy, PATCHES), np.int32)
+
+
+def _cell(xy: NDArray[np.float32], side: int) -> Ints:
+    at = np.clip(((xy + np.float32(1.0)) * np.float32(0.5 * side)).astype(np.int32), 0, side - 1)
+    return np.asarray(at[:, 0] * side + at[:, 1], np.int32)
+
+
+def wild_bootstrap(
+    equations: NormalEquations, residual: NDArray[np.floating], spread: Spread, score: NDArray[np.floating],
+    cluster: Ints | Literal["star", "measurement"], seed: int,
+) -> Array:  # fmt: skip
+    """(E,), variance of zero-points over the draws, mag^2, about their components' mean.
+
+    Parameters
+    ----------
+    equations, spread
+        Of the fit; draws reuse the factor.
+    residual, score
+        (n,), mag, and the weights with which residuals pull, 1/mag^2.
+    cluster
+        What changes sign together: all measurements of a star, each for itself, or those of one number (n,).
+    seed
+        Of the signs.
+    """
+    design, top = equations.design, equations.topology
+    star_ptr, node = design.graph.star_ptr, design.graph.exposure
+    xy, centre, response = design.arrays
+    rhs = np.zeros((design.n_nodes + top.hubs.n, design.block, DRAWS))
+    inverse = kernels.star_inverses(star_ptr, node, score, design.star_block, response, equations.prior.star)
+    numbers = np.zeros(0, np.int32) if isinstance(cluster, str) else cluster
+    _signed_sides(
+        star_ptr, node, residual, equations.w, spread.prediction, equations.star_inverse, score, inverse, xy,
+        design.block, centre, design.star_block, response, numbers, isinstance(cluster, str) and cluster == "star",
+        np.uint64(seed), rhs,
+    )  # fmt: skip
+    drawn = equations.factor.solve(rhs)[: design.n_nodes, 0]
+    mean = np.zeros((top.n_components, DRAWS))
+    np.add.at(mean, top.component, drawn)
+    drawn = drawn - (mean / top.size[:, None])[top.component]
+    return np.asarray((drawn**2).mean(1))
+
+
+def coherent_variance(
+    equations: NormalEquations, residual: NDArray[np.floating], spread: Spread, score: NDArray[np.floating],
+    band: Ints, seed: int,
+) -> Array:  # fmt: skip
+    """(E,), what errors shared by part of a field add to the variance of each zero-point, mag^2.
+
+    Structure of one exposure finer than its surface, and patterns that all exposures have in common: by patches of an
+    exposure, and by cells of the detector less what both hold. Each exposure's share of its variance is drawn towards
+    the survey's by as much as the draws scatter. Arguments as for `wild_bootstrap`; band int (E,), of each node.
+    """
+    design, top = equations.design, equations.topology
+    n = design.n_nodes
+
+    def drawn(cluster: Ints | Literal["measurement"], offset: int) -> Array:
+        return wild_bootstrap(equations, residual, spread, score, cluster, seed + offset)
+
+    terms = [(drawn(patches(design), 1), 1.0), (drawn("measurement", 2), -1.0)]
+    if design.xy is not None:
+        fine = _cell(design.xy, CELLS)
+        node = design.graph.exposure
+        terms.append((drawn(band[node] * np.int32(CELLS**2) + fine, 3), 1.0))
+        terms.append((drawn(node * np.int32(CELLS**2) + fine, 4), -1.0))
+    variance = np.maximum(spread.node[:n, 0, 0], 0.0)
+    known = (top.size[top.component] > 1) & (variance > 0)
+    out = np.zeros(n)
+    if not known.any():
+        return out
+    share = sum(sign * v[known] for v, sign in terms) / variance[known]
+    noise = 2.0 / DRAWS * float(np.mean(sum(v[known] ** 2 for v, _ in terms) / variance[known] ** 2))
+    true = max(float(np.var(share)) - noise, 0.0)
+    mean = float(share.mean())
+    out[known] = variance[known] * np.maximum(mean + true / (true + noise + 1e-12) * (share - mean), 0.0)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _first_other(star_ptr, node, out):
+    for s in range(star_ptr.size - 1):
+        for i in range(star_ptr[s], star_ptr[s + 1]):
+            low = node[i]
+            for j in range(star_ptr[s], star_ptr[s + 1]):
+                if node[j] != node[i] and (low == node[i] or node[j] < low):
+                    low = node[j]
+            out[i] = low
+
+
+@njit(cache=True, nogil=True)
+def _bits(number, seed):
+    # splitmix64 (Steele, Lea & Flood 2014, OOPSLA): 64 signs of a cluster
+    x = np.uint64(number) * np.uint64(0x9E3779B97F4A7C15) + (seed + np.uint64(1)) * np.uint64(0xD1342543DE82EF95)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@njit(cache=True, nogil=True)
+def _signed_sides(
+    star_ptr, node, residual, w, v, inv, score, score_inv, xy, K, centre, P, h, cluster, by_star, seed, rhs
+):
+    # rhs (E, K, draws) += right-hand side of residuals whose clusters change sign together. w, v, inv: weights of the
+    # fit, variances of its predictions and packed D_s^-1; score, score_inv: the weights of the right-hand side and
+    # theirs. Residuals are scaled to the variance they had before zero-points were fitted, and before the star's own
+    # magnitude was too unless the star is the cluster: its score is of residuals about it, before the fit as after.
+    draws = rhs.shape[2]
+    y0 = np.empty(draws)
+    y1 = np.empty(draws)
+    t = np.empty(draws)
+    p = np.empty(K)
+    one = np.uint64(1)
+    for s in range(star_ptr.size - 1):
+        low = star_ptr[s]
+        high = star_ptr[s + 1]
+        y0[:] = 0.0
+        y1[:] = 0.0
+        for step in range(2):
+            if step == 1:
+                for k in range(draws):
+                    a = y0[k]
+                    y0[k] = score_inv[s, 0] * a + score_inv[s, 1] * y1[k]
+                    y1[k] = score_inv[s, 1] * a + score_inv[s, 2] * y1[k]
+            for i in range(low, high):
+                if score[i] == 0.0:
+                    continue
+                e = node[i]
+                left = max(1.0 - w[i] * v[i], 0.05)
+                alone = 1.0
+                if by_star:
+                    own = inv[s, 0]
+                    if P == 2:
+                        own += h[e] * (2.0 * inv[s, 1] + h[e] * inv[s, 2])
+                    alone = min(max(1.0 - w[i] * own, 0.0), 1.0)
+                r = residual[i] * np.sqrt(alone / left)
+                wi = np.float64(score[i])
+                number = s if by_star else (cluster[i] if cluster.size > 0 else i)
+                bits = _bits(number, seed)
+                if step == 0:
+                    for k in range(draws):
+                        x = wi * r if (bits >> np.uint64(k)) & one else -wi * r
+                        y0[k] += x
+                        if P == 2:
+                            y1[k] += x * h[e]
+                else:
+                    for k in range(draws):
+                        t[k] = wi * (y0[k] - (r if (bits >> np.uint64(k)) & one else -r))
+                        if P == 2:
+                            t[k] += wi * y1[k] * h[e]
+                    kernels.phi(xy, i, K, centre, p)
+                    for a in range(K):
+                        for k in range(draws):
+                            rhs[e, a, k] += t[k] * p[a]

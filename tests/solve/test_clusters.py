@@ -1,0 +1,93 @@
+"""The wild bootstrap by clusters: it agrees with errors that are right, and sees what measurements share."""
+
+import numpy as np
+import pytest
+
+from calib.config import Config
+from calib.solve.clusters import DRAWS, _bits, coherent_variance, patches, wild_bootstrap
+from calib.solve.methods import solve_wls
+from calib.solve.normal import NormalEquations
+
+PLAIN = Config(surface="off", seeing_response="off", extinction="off", score=False)
+
+
+def ratio(problem):
+    solved = solve_wls(problem, PLAIN)
+    eq = solved.equations
+    drawn = wild_bootstrap(eq, solved.fit.estimate.residual, solved.spread, eq.w, "star", 5)
+    return np.median(drawn / solved.spread.node[:, 0, 0])
+
+
+def test_bootstrap_agrees_with_errors_that_are_right(survey, problem_of):
+    ratios = [ratio(problem_of(survey(seed=s, n_stars=400)[0])) for s in range(4)]
+    assert np.mean(ratios) == pytest.approx(1.0, abs=0.1)
+
+
+def test_bootstrap_sees_errors_that_are_too_small(survey, problem_of):
+    assert ratio(problem_of(survey(seed=3, n_stars=400, scale=2.0)[0])) == pytest.approx(4.0, rel=0.2)
+
+
+def test_bootstrap_sees_what_a_stars_residuals_share(survey, problem_of):
+    frame, _ = survey(seed=2, n_stars=400)
+    rng = np.random.default_rng(1)
+    # each star is faint by its own amount in the first exposures: its residuals agree with each other
+    star, node = frame["star_id"].to_numpy(), frame["exposure_id"].to_numpy()
+    own = rng.normal(0, 0.03, 400)
+    correlated = frame.with_columns(mag=frame["mag"].to_numpy() + own[star] * np.where(node < 6, 0.5, -0.5))
+    independent = frame.with_columns(mag=frame["mag"].to_numpy() + rng.normal(0, 0.015, star.size))
+    with_correlation, without = ratio(problem_of(correlated)), ratio(problem_of(independent))
+    assert without > 1.2
+    solved = solve_wls(problem_of(correlated), PLAIN)
+    assert (solved.inflation > 1.2).all()
+    assert with_correlation > 1.3
+
+
+def test_the_same_seed_draws_the_same(survey, problem_of):
+    problem = problem_of(survey(seed=4)[0])
+    a, b = solve_wls(problem, PLAIN), solve_wls(problem, PLAIN)
+    np.testing.assert_array_equal(a.inflation, b.inflation)
+    assert a.bootstrap_ratio == b.bootstrap_ratio
+
+
+def test_draws_are_those_of_signed_residuals(survey, problem_of):
+    solved = solve_wls(problem_of(survey(seed=5, n_stars=40)[0]), PLAIN)
+    eq, residual = solved.equations, solved.fit.estimate.residual
+    cluster = patches(eq.design)
+    left = np.sqrt(1.0 - eq.w * solved.spread.prediction)
+    drawn = []
+    for k in range(DRAWS):
+        sign = np.array([1.0 if (int(_bits(c, np.uint64(9))) >> k) & 1 else -1.0 for c in cluster])
+        signed = NormalEquations(eq.design, residual / left * sign, eq.w, eq.prior, eq.topology)
+        z = eq.factor.solve(signed.rhs)[: eq.design.n_nodes, 0]
+        drawn.append(z - z.mean())
+    expected = np.mean(np.square(drawn), axis=0)
+    np.testing.assert_allclose(wild_bootstrap(eq, residual, solved.spread, eq.w, cluster, 9), expected, rtol=1e-9)
+
+
+def coherent_share(problem):
+    solved = solve_wls(problem, PLAIN)
+    variance = coherent_variance(
+        solved.equations, solved.fit.estimate.residual, solved.spread, solved.equations.w, problem.band, 3
+    )
+    return float(np.mean(variance / solved.spread.node[:, 0, 0]))
+
+
+def test_independent_noise_is_not_called_coherent(survey, problem_of):
+    shares = [coherent_share(problem_of(survey(seed=s, n_stars=600)[0])) for s in range(6)]
+    assert np.mean(shares) < 0.12
+
+
+def test_structure_that_part_of_a_field_shares_is_seen(survey, problem_of):
+    frame, _ = survey(seed=6, n_stars=600)
+    rng = np.random.default_rng(2)
+    problem = problem_of(frame)
+    patch = patches(solve_wls(problem, PLAIN).fit.design)
+    row = problem.graph.order
+    shared, alone = np.zeros(frame.height), np.zeros(frame.height)
+    shared[row] = rng.normal(0, 0.02, patch.max() + 1)[patch]
+    alone[row] = rng.permutation(shared[row])
+    seen, unseen = (
+        coherent_share(problem_of(frame.with_columns(mag=frame["mag"].to_numpy() + x))) for x in (shared, alone)
+    )
+    assert seen > 2.0
+    assert unseen < 0.3 * seen
