@@ -479,7 +479,10 @@ def _components(
 
 
 def _terms(problem: Problem, solved: Solved, anchors: Anchors) -> pl.DataFrame:
-    """Extinction of every night and band, and the slope with seeing of every band."""
+    """Extinction of every night and band, and the slope with seeing of every band.
+
+    Their errors are enlarged as those of the zero-points are that they rest on, by the mean over these exposures.
+    """
     schema = {
         "name": pl.String,
         "band": pl.String,
@@ -495,6 +498,11 @@ def _terms(problem: Problem, solved: Solved, anchors: Anchors) -> pl.DataFrame:
     variance = solved.spread.node[:, 0, 0]
     night = problem.night
     assert night is not None
+    grow2 = solved.inflation[solved.equations.topology.component[levels.node]] ** 2
+    night_grow2 = np.bincount(levels.group, grow2) / np.bincount(levels.group)
+    of_band = levels.band[levels.group]
+    n_of_band = np.bincount(of_band, minlength=levels.n_bands)
+    band_grow2 = np.bincount(of_band, grow2, levels.n_bands) / np.maximum(n_of_band, 1)
     rows: list[tuple[Any, ...]] = []
     first = np.unique(levels.group, return_index=True)[1]
     for g in range(levels.n_groups):
@@ -506,10 +514,11 @@ def _terms(problem: Problem, solved: Solved, anchors: Anchors) -> pl.DataFrame:
                 "",
                 int(night[levels.node[first[g]]]),
                 theta[hub],
-                np.sqrt(variance[hub]),
+                np.sqrt(variance[hub] * night_grow2[g]),
             )
         )
     for b in range(levels.n_bands):
         hub = int(levels.band_hub(2, np.array([b], np.int32))[0])
-        rows.append(("seeing", problem.bands[b], "", None, theta[hub], np.sqrt(variance[hub])))
+        grown = band_grow2[b] if n_of_band[b] else 1.0
+        rows.append(("seeing", problem.bands[b], "", None, theta[hub], np.sqrt(variance[hub] * grown)))
     return pl.DataFrame(rows, schema=schema, orient="row")

@@ -1,0 +1,38 @@
+"""Parts of a solution's tables that need no whole solve to judge."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from calib import Config
+from calib.model.problem import Problem
+from calib.outcome import _terms
+from calib.solve.methods import solve_robust
+from calib.tables import read_measurements
+
+
+@pytest.fixture(scope="module")
+def nights():
+    """Two nights of two fields that share no star: three exposures of each field in the first, the first alone then."""
+    rng = np.random.default_rng(3)
+    rows, exposures = [], []
+    for e, (field, night) in enumerate([(0, 1)] * 3 + [(1, 1)] * 3 + [(0, 2)] * 4):
+        exposures.append({"exposure_id": e, "night": night, "airmass": 1.0 + 0.1 * e, "seeing": 1.0 + 0.05 * (e % 4)})
+        star = np.arange(30) + 100 * field
+        mag = 15.0 + star / 100 + rng.normal(size=30) * 0.01
+        rows.append(pl.DataFrame({"star_id": star, "exposure_id": [e] * 30, "mag": mag, "mag_err": [0.01] * 30}))
+    problem = Problem.of(read_measurements(pl.concat(rows), exposures=pl.DataFrame(exposures)), Config())
+    return problem, solve_robust(problem, Config(method="robust", score=False, extinction="on"))
+
+
+def test_errors_of_terms_grow_with_those_of_the_zeropoints(nights):
+    problem, solved = nights
+    bare = _terms(problem, replace(solved, inflation=np.ones(2)), None)
+    grown = _terms(problem, replace(solved, inflation=np.array([3.0, 1.0])), None)
+    assert bare["name"].to_list() == ["extinction", "extinction", "seeing"]
+    ratio = (grown["err"] / bare["err"]).to_numpy()
+    # three of the first night's six exposures are of the first component, all of the second's, seven of all ten
+    np.testing.assert_allclose(ratio**2, [(9 + 1) / 2, 9, (7 * 9 + 3) / 10], rtol=1e-12)
+    assert grown["value"].equals(bare["value"])
