@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         card, scores = ensemble.card, ensemble.card["scores"]
         print(
-            f"{args.out}: {plan.members} networks, {card['hours']} hours; on {card['held_out']} surveys held out, error "
-            f"over robust {scores['ratio']:.3f} (median {scores['median_ratio']:.3f}, worst {scores['worst_ratio']:.3f}), "
-            f"temperature {ensemble.temperature:.2f}"
+            f"{args.out}: {plan.members} networks, {card['hours']} hours; on {card['held_out']} surveys held out, "
+            f"error over robust {scores['ratio']:.3f} (median {scores['median_ratio']:.3f}, worst "
+            f"{scores['worst_ratio']:.3f}), temperature {ensemble.temperature:.2f}"
         )
     return DONE

@@ -18,7 +18,7 @@ from calib.model.problem import Problem
 from calib.solve.robust import RobustFit
 
 if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
+    from calib.learn.pyg import HeteroData
 
 Array = NDArray[np.float64]
 Floats = NDArray[np.float32]
@@ -77,7 +77,8 @@ class Features:
     def to_hetero_data(self) -> HeteroData:
         """As a PyTorch Geometric graph of measurements, stars, exposures and nights."""
         import torch
-        from torch_geometric.data import HeteroData
+
+        from calib.learn.pyg import HeteroData
 
         data: Any = HeteroData()
         for name in ("measurement", "star", "exposure", "night"):
@@ -101,7 +102,7 @@ def features_of(problem: Problem, fit: RobustFit) -> Features:
     w = np.asarray(fit.equations.w, float)
     base = fit.noise.base(node, fit.err).astype(float)
     variance = base + fit.weighted.variability[star]
-    leverage = np.clip(np.nan_to_num(w * spread.prediction), 0.0, 0.98)
+    leverage = np.clip(np.nan_to_num(w * fit.noise.information * spread.prediction), 0.0, 0.98)
     residual = np.nan_to_num(np.asarray(estimate.residual, float))
     t = residual / np.sqrt(variance * (1.0 - leverage))
     field, cells = _field(problem, n_nodes)

@@ -18,7 +18,7 @@ LARGEST = 9.0
 def outlier_logit(problem: Problem, fit: RobustFit) -> Floats:
     """(n,), of the probability that a measurement's noise is an outlier's."""
     base = fit.noise.base(problem.graph.exposure, fit.err).astype(float)
-    leverage = np.clip(fit.equations.w * fit.spread.prediction, 0.0, 0.99)
+    leverage = np.clip(fit.noise.information * fit.equations.w * fit.spread.prediction, 0.0, 0.99)
     noise = (base + fit.weighted.variability[problem.graph.star()]) * (1.0 - leverage)
     dof = fit.noise.dof if np.isfinite(fit.noise.dof) else GAUSSIAN_DOF
     t2 = np.asarray(fit.estimate.residual, float) ** 2 / noise

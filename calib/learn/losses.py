@@ -25,7 +25,7 @@ from calib.learn.network import Said
 from calib.learn.samples import Sample
 
 if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
+    from calib.learn.pyg import HeteroData
 
 NAMES = ("zeropoint", "likelihood", "reconstruction", "outlier", "variable")
 LARGEST_PULL2 = 36.0

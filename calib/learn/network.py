@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import MessagePassing
 
 from calib.learn.autoencoder import CODE, Decoded, StarAutoencoder, mlp, pooled
 from calib.learn.features import EXPOSURE, MEASUREMENT, NIGHT, OWN_RESIDUAL, STAR
 from calib.learn.links import LINK
+from calib.learn.pyg import MessagePassing
 
 if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
+    from calib.learn.pyg import HeteroData
 
 WIDTH = 32
 CONTEXT = 12

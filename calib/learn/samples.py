@@ -102,7 +102,8 @@ def solved_sample(survey: Survey, seed: int) -> Sample | None:
 def save(sample: Sample, path: Path) -> None:
     """Write a sample, whole or not at all; what can be made again from the rest is left out."""
     fit = sample.fit
-    slim = replace(fit, equations=None, design=fit.design.with_terms(fit.design.degree, fit.design.response))  # type: ignore[arg-type]
+    design = fit.design.with_terms(fit.design.degree, fit.design.response)
+    slim = replace(fit, equations=None, stated=None, design=design)  # type: ignore[arg-type]
     for kept in ("links", "walk", "components"):
         slim.design.__dict__.pop(kept, None)
     state = (sample.seed, sample.problem, slim, np.asarray(fit.equations.w), fit.equations.prior, sample.truth)

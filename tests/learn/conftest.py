@@ -1,0 +1,50 @@
+"""A small solved survey with every term: surfaces, responses to seeing, nights."""
+
+import numpy as np
+import pytest
+
+from calib.config import Config
+from calib.learn.samples import Sample, Truth
+from calib.model.problem import Problem
+from calib.simulate import SurveySpec, simulate
+from calib.solve.methods import stated
+from calib.solve.select import robust_fit
+from calib.tables import read_measurements
+
+SPEC = SurveySpec(
+    n_exposures=36, stars_per_exposure=50, nights=5, visits=6, cloudy_nights=0.5, blend_fraction=0.4, fov_deg=0.8
+)
+
+
+def solved(survey, **config):
+    config = Config(method="robust", score=False, **config)
+    problem = Problem.of(read_measurements(survey.measurements, exposures=survey.exposures), config)
+    fit, _ = robust_fit(problem, config)
+    return problem, fit
+
+
+@pytest.fixture(scope="session")
+def sample():
+    survey = simulate(SPEC, 77)
+    problem, fit = solved(survey, surface="plane", seeing_response="on", extinction="on")
+    return Sample(77, problem, fit, Truth.of(problem, survey))
+
+
+@pytest.fixture(scope="session")
+def bare():
+    """The four needed columns alone."""
+    survey = simulate(SPEC, 78)
+    four = survey.measurements.select("star_id", "exposure_id", "mag", "mag_err")
+    config = Config(method="robust", score=False)
+    problem = Problem.of(read_measurements(four), config)
+    return problem, robust_fit(problem, config)[0]
+
+
+@pytest.fixture(scope="session")
+def robust(sample):
+    return stated(sample.fit, [], 1)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(5)

@@ -1,0 +1,86 @@
+"""The solve under factors: the robust one where they are one, and gradients against finite differences."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from calib.learn.exact import LearnedEquations
+from calib.learn.ties import Ties
+
+
+@pytest.fixture(scope="module")
+def job(sample):
+    return LearnedEquations(sample.fit)
+
+
+def ones(job):
+    return [np.ones(job.design.n_measurements), np.ones((job.design.n_nodes, 3)), np.ones(job.design.n_stars)]
+
+
+def test_survey_has_every_term(job):
+    assert job.design.block == 3
+    assert job.design.star_block == 2
+    assert set(job.ties.kind) == {0, 1}
+
+
+def test_factors_of_one_are_the_robust_solve(sample, job):
+    """To the tolerance to which that converged: the robust fit ends with a step, this with the point it steps to."""
+    n = job.design.n_nodes
+    spread = job.equations(*ones(job), scale=sample.fit.noise.information).spread()
+    sigma = np.sqrt(spread.node[:n, 0, 0])
+    found = job.equations(*ones(job)).estimate().theta[:n, 0].copy()
+    moved = job.centring(found) - job.centring(sample.fit.estimate.theta[:n, 0].copy())
+    assert np.abs(moved / sigma).max() < 0.03
+    tensors = [torch.from_numpy(x) for x in ones(job)]
+    np.testing.assert_allclose(job.variances(*tensors).numpy(), spread.node[:n, 0, 0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("name", ["zeropoints", "variances"])
+def test_gradients(job, rng, which, name):
+    at = [np.exp(0.3 * rng.normal(size=x.shape)) for x in ones(job)]
+    step = rng.normal(size=at[which].shape) * at[which]
+    c = torch.from_numpy(rng.normal(size=job.design.n_nodes))
+
+    def value(h):
+        moved = [torch.tensor(x + h * step if k == which else x, requires_grad=True) for k, x in enumerate(at)]
+        return (c * getattr(job, name)(*moved)).sum(), moved
+
+    out, tensors = value(0.0)
+    out.backward()
+    h = 1e-5
+    numeric = float((value(h)[0] - value(-h)[0]).detach()) / (2 * h)
+    assert float((tensors[which].grad * torch.from_numpy(step)).sum()) == pytest.approx(numeric, rel=1e-4)
+
+
+def test_ties_are_those_of_the_prior(sample, job):
+    """More jitter precision by a factor is what the night model itself makes of it."""
+    levels, prior = sample.fit.terms.levels, job.prior
+    factor = np.random.default_rng(3).uniform(0.5, 2.0, levels.levels.node.size)
+    # the prior of the last solve is what counts, not what has been learned from it since
+    own = job.ties.kind == 0
+    assert own.sum() == levels.levels.node.size
+    before = replace(levels, jitter_precision=job.ties.precision[own])
+    after = replace(levels, jitter_precision=job.ties.precision[own] * factor)
+    total = prior.rhs.shape[0]
+    extra = np.zeros(job.ties.precision.size)
+    extra[own] = job.ties.precision[own] * (factor - 1.0)
+    found = job.ties.added(prior, extra)
+    expected = after.quadratic(total).diagonal - before.quadratic(total).diagonal
+    np.testing.assert_allclose(found.diagonal[:, 0, 0] - prior.diagonal[:, 0, 0], expected, rtol=1e-7, atol=1e-3)
+    at = sample.fit.terms.border.levels_at
+    pairs = np.bincount(at, after.quadratic(total).pair - before.quadratic(total).pair, prior.coupling.shape[0])
+    np.testing.assert_allclose(found.coupling[:, 0, 0] - prior.coupling[:, 0, 0], pairs, rtol=1e-7, atol=1e-3)
+
+
+def test_gap_is_the_jitter(sample, job):
+    levels, theta = sample.fit.terms.levels, sample.fit.estimate.theta
+    own = job.ties.kind == 0
+    np.testing.assert_allclose(job.ties.gap(theta)[own] ** 2, levels.last["jitter"][0], rtol=1e-9)
+
+
+def test_without_terms_there_are_no_ties(bare):
+    _, fit = bare
+    assert Ties.of(fit.terms.border, fit.equations.prior, fit.design.n_nodes).precision.size == 0

@@ -1,0 +1,86 @@
+"""The network: nothing to say before training, the same in any order and in parts, blind to a measurement itself."""
+
+import numpy as np
+import pytest
+import torch
+
+from calib.learn.autoencoder import StarAutoencoder
+from calib.learn.features import EXPOSURE, MEASUREMENT, NIGHT, STAR, features_of
+from calib.learn.network import Network, star_parts
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(1)
+    out = Network().eval()
+    for head in out.heads:  # as if trained
+        torch.nn.init.normal_(head[-1].weight, std=0.3)
+    return out
+
+
+def test_untrained_it_says_nothing(sample):
+    torch.manual_seed(1)
+    said = Network()(features_of(sample.problem, sample.fit).to_hetero_data())
+    for name in ("weight", "tie", "response", "outlier", "variable"):
+        assert float(getattr(said, name).detach().abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("which", ["sample", "bare"])
+def test_features_are_finite_and_bounded(which, request):
+    found = request.getfixturevalue(which)
+    problem, fit = (found.problem, found.fit) if which == "sample" else found
+    f = features_of(problem, fit)
+    for x, names in (
+        (f.measurement, MEASUREMENT), (f.star, STAR), (f.exposure, EXPOSURE), (f.night, NIGHT)
+    ):  # fmt: skip
+        assert x.shape[1] == len(names)
+        assert np.abs(x).max(initial=0.0) <= 10.0
+    column = f.measurement[:, MEASUREMENT.index("has_place")]
+    assert (column == (1.0 if which == "sample" else 0.0)).all()
+    assert f.links.edge_index.shape[1] > 0
+
+
+def test_stars_in_parts_are_stars_at_once(sample, network):
+    data = features_of(sample.problem, sample.fit).to_hetero_data()
+    with torch.no_grad():
+        whole, parts = network(data), network(data, most=200)
+    assert len(star_parts(data["measurement"].star, data["star"].x.shape[0], 200)) > 3
+    for name in ("weight", "tie", "response", "outlier", "variable"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-4, atol=1e-5)
+
+
+def test_answers_are_bounded(sample, network):
+    said = network(features_of(sample.problem, sample.fit).to_hetero_data())
+    assert float(said.weight.detach().abs().max()) <= 2.0
+    assert float(said.tie.detach().abs().max()) <= 3.0
+
+
+def encoder_inputs(rng, n=40, stars=6):
+    star = torch.from_numpy(np.sort(rng.integers(0, stars, n)))
+    seen, known, around = (torch.from_numpy(rng.normal(size=(n, k)).astype(np.float32)) for k in (5, 3, 4))
+    torch.manual_seed(3)
+    return StarAutoencoder(5, 3, 4), seen, known, around, star, stars
+
+
+def test_order_of_measurements_changes_nothing(rng):
+    encoder, *inputs, star, n = encoder_inputs(rng)
+    order = torch.from_numpy(rng.permutation(star.shape[0]))
+    straight = encoder(*inputs, star, n)
+    mixed = encoder(*(x[order] for x in inputs), star[order], n)
+    for a, b in zip(straight, mixed, strict=True):
+        torch.testing.assert_close(a[order], b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_measurement_does_not_predict_itself(rng):
+    encoder, seen, known, around, star, n = encoder_inputs(rng)
+    before = encoder(seen, known, around, star, n)
+    seen = seen.clone()
+    seen[7] += 30.0
+    after = encoder(seen, known, around, star, n)
+    assert float((after.mean - before.mean)[7].detach().abs()) < 1e-6
+    others = (star == star[7]).nonzero().ravel()
+    others = others[others != 7]
+    assert float((after.mean - before.mean)[others].detach().abs().max()) > 1e-5
+    alone = torch.ones_like(star, dtype=torch.bool)
+    alone[others] = alone[7] = False
+    torch.testing.assert_close(after.mean[alone], before.mean[alone])
