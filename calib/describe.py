@@ -26,6 +26,8 @@ MODES = 12
 """Softest modes among which the weakest large-scale one is looked for."""
 LARGE_SCALE = 0.05
 """A mode is of large scale when it takes part of the component's exposures at least, and three of them."""
+REACH = 2.0
+"""Fields whose centres are within this many widths of a field can be joined by one pointing over or between them."""
 SAME_FIELD = 0.25
 """Exposures whose centres are within this part of the field's diameter are of one field."""
 LISTED = 20
@@ -49,7 +51,8 @@ def describe(measurements: Measurements, config: Config | None = None) -> dict[s
     -------
     dict
         Plain numbers, texts, lists and dicts: rows, bands, visits, conditions, components, isolated, threads, modes,
-        new_links, joins, warnings.
+        new_links, new_links_reach_deg (fields farther apart are not proposed; None where places are unknown), joins,
+        warnings.
     """
     problem = Problem.of(measurements, config or Config())
     weight = 1.0 / (problem.err.astype(float) ** 2 + FLOOR**2)
@@ -58,6 +61,8 @@ def describe(measurements: Measurements, config: Config | None = None) -> dict[s
     size = np.bincount(labels, minlength=1)
     names = _names(problem)
     field = fields(problem, graph)
+    width = field_width(problem, graph)
+    reach = None if width is None or field is None else REACH * width
     counts = measurements.counts
     return {
         "inputs": measurements.inputs,
@@ -76,7 +81,8 @@ def describe(measurements: Measurements, config: Config | None = None) -> dict[s
         "isolated": [names[e] for e in np.flatnonzero(size[labels] == 1)],
         "threads": _threads(graph, names),
         "modes": _modes(graph, problem, names, size),
-        "new_links": _new_links(graph, problem, names, field),
+        "new_links": _new_links(graph, problem, names, field, reach),
+        "new_links_reach_deg": reach,
         "joins": _joins(problem, labels, size, names),
         "floor_mag": FLOOR,
         "warnings": measurements.warnings,
@@ -244,18 +250,13 @@ def fields(problem: Problem, graph: ExposureGraph) -> NDArray[np.int64] | None:
     The diameter is that of the measurements about their exposures' centres, or, where measurements have no place on the
     sky, the largest distance at which exposures share stars.
     """
-    nodes = problem.nodes
-    if "ra" not in nodes.columns or nodes["ra"].null_count() or nodes["dec"].null_count():
+    width = field_width(problem, graph)
+    if width is None:
         return None
-    ra, dec = nodes["ra"].to_numpy(), nodes["dec"].to_numpy()
-    pairs = graph.pairs()
+    diameter = width
     if problem.field is not None and problem.field.kind == "sky":
-        diameter = float(np.hypot(*(np.asarray(problem.field.high[0]) - np.asarray(problem.field.low[0]))))
-    elif len(pairs):
-        dx, dy = tangent_offsets(ra[pairs[:, 0]], dec[pairs[:, 0]], ra[pairs[:, 1]], dec[pairs[:, 1]])
-        diameter = float(np.quantile(np.hypot(dx, dy), 0.99))
-    else:
-        return None
+        diameter = float(np.hypot(*_sides(problem)))
+    ra, dec = problem.nodes["ra"].to_numpy(), problem.nodes["dec"].to_numpy()
     unit = _unit(ra, dec)
     near = cKDTree(unit).query_ball_point(unit, SAME_FIELD * np.radians(diameter) + 1e-9)
     field = np.full(len(ra), -1, np.int64)
@@ -268,17 +269,49 @@ def fields(problem: Problem, graph: ExposureGraph) -> NDArray[np.int64] | None:
     return field
 
 
+def field_width(problem: Problem, graph: ExposureGraph) -> float | None:
+    """Width of a field, deg: the side of the measurements about their exposures' centres; None without ra, dec.
+
+    Where measurements have no place on the sky, the largest distance at which exposures share stars.
+    """
+    nodes = problem.nodes
+    if "ra" not in nodes.columns or nodes["ra"].null_count() or nodes["dec"].null_count():
+        return None
+    if problem.field is not None and problem.field.kind == "sky":
+        return float(_sides(problem).max())
+    pairs = graph.pairs()
+    if not len(pairs):
+        return None
+    ra, dec = nodes["ra"].to_numpy(), nodes["dec"].to_numpy()
+    dx, dy = tangent_offsets(ra[pairs[:, 0]], dec[pairs[:, 0]], ra[pairs[:, 1]], dec[pairs[:, 1]])
+    return float(np.quantile(np.hypot(dx, dy), 0.99))
+
+
+def _sides(problem: Problem) -> Array:
+    assert problem.field is not None
+    low, high = np.asarray(problem.field.low[0], float), np.asarray(problem.field.high[0], float)
+    return np.asarray(high - low)
+
+
 def _unit(ra: Array, dec: Array) -> Array:
     a, d = np.radians(ra), np.radians(dec)
     return np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], 1)
 
 
 def _new_links(
-    graph: ExposureGraph, problem: Problem, names: list[dict[str, Any]], field: NDArray[np.int64] | None
+    graph: ExposureGraph,
+    problem: Problem,
+    names: list[dict[str, Any]],
+    field: NDArray[np.int64] | None,
+    reach_deg: float | None,
 ) -> list[dict[str, Any]]:
     """Pairs of fields, or of exposures, that one more overlapping exposure would help most."""
+    place, chord = None, np.inf
+    if reach_deg is not None:
+        place = _unit(problem.nodes["ra"].to_numpy(), problem.nodes["dec"].to_numpy())
+        chord = 2.0 * float(np.sin(np.radians(min(reach_deg, 180.0)) / 2.0)) + 1e-9
     out = []
-    for gain in graph.best_new_links(3, field):
+    for gain in graph.best_new_links(3, field, place=place, reach=chord):
         inside = graph.components() == gain.component
         ends: list[dict[str, Any]] = []
         centres: list[Array] = []

@@ -188,12 +188,17 @@ class ExposureGraph:
         return effective_resistance(self, np.asarray(pairs))
 
     def best_new_links(
-        self, k: int = 5, groups: NDArray[np.integer[Any]] | None = None, weight: float | None = None
+        self,
+        k: int = 5,
+        groups: NDArray[np.integer[Any]] | None = None,
+        weight: float | None = None,
+        place: Float64s | None = None,
+        reach: float = np.inf,
     ) -> list[LinkGain]:
         """Where one more overlapping exposure helps most; see `graphs.planning.best_new_links`."""
         from graphs.planning import best_new_links
 
-        return best_new_links(self, k, groups, weight)
+        return best_new_links(self, k, groups, weight, place, reach)
 
     def to_igraph(self) -> igraph.Graph:
         """As igraph.Graph, with ``n_shared`` and ``weight`` on the edges and ``exposure_id`` on the vertices."""

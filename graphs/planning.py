@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 
 from graphs.errors import GraphError
 from graphs.exposures import checked_pairs
@@ -23,6 +25,7 @@ Int64s = NDArray[np.int64]
 BATCH = 64  # right-hand sides solved together
 POOL = 128  # candidates of a component compared exactly, all pairs of them
 POOL_MODES = 8
+TRIED = 4096  # candidates among which pairs within reach are looked for
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ def best_new_links(
     k: int = 5,
     groups: NDArray[np.integer[Any]] | None = None,
     weight: float | None = None,
+    place: Float64s | None = None,
+    reach: float = np.inf,
 ) -> list[LinkGain]:
     """Pairs of exposures, or of groups, that one more overlapping exposure would help most.
 
@@ -130,7 +135,8 @@ def best_new_links(
     difference of their means. The pairs are chosen one after the other, each given those before it, so that the k
     answers do not all mend the same weakness, and none twice. Up to `POOL` candidates in a component are all compared;
     of more, those that are least tied and those outermost in its `POOL_MODES` softest modes, where ``|L+ b|`` is
-    greatest.
+    greatest. With a ``reach``, only pairs within it are compared; of more than `POOL` candidates those of the pairs
+    that are farthest apart in the softest modes, looked for among `TRIED` of them.
 
     Only pairs within a component are compared: two components are tied by any link at all, and the error that it
     removes was infinite.
@@ -145,6 +151,10 @@ def best_new_links(
         Field, pointing or night of each exposure, where pairs of those are wanted; negative to leave one out.
     weight
         Weight of the new link, mag**-2; the median link's if None.
+    place : (n_exposures, d)
+        Where exposures are, in coordinates in which distances are Euclidean: directions on the sky as unit vectors.
+    reach
+        Pairs whose mean places are farther apart, in units of ``place``, are left out.
 
     Returns
     -------
@@ -154,8 +164,10 @@ def best_new_links(
     Raises
     ------
     GraphError
-        ``groups`` has the wrong length, or ``weight`` is not positive.
+        ``groups`` or ``place`` has the wrong length, or ``weight`` is not positive.
     """
+    if place is not None and (place.ndim != 2 or len(place) != graph.n_exposures):
+        raise GraphError(f"places of shape {place.shape} for {graph.n_exposures} exposures")
     labels = np.arange(graph.n_exposures) if groups is None else np.asarray(groups)
     if labels.shape != (graph.n_exposures,):
         raise GraphError(f"groups of shape {labels.shape} for {graph.n_exposures} exposures")
@@ -165,7 +177,8 @@ def best_new_links(
     if not 0 < weight < np.inf:
         raise GraphError(f"the new link has weight {weight}; it must be positive and finite")
     blocks = Blocks.of(graph)
-    pools = [_Pool(blocks, c, labels, weight) for c in range(blocks.n_components) if blocks.size(c) > 1]
+    near = None if place is None else (place, reach)
+    pools = [_Pool(blocks, c, labels, weight, near) for c in range(blocks.n_components) if blocks.size(c) > 1]
     pools = [pool for pool in pools if pool.label.size > 1]
     gains = []
     for _ in range(k):
@@ -179,19 +192,32 @@ def best_new_links(
 class _Pool:
     """Candidates of one component, and the fall in variance that a link between any two would bring."""
 
-    def __init__(self, blocks: Blocks, component: int, labels: NDArray[np.integer[Any]], weight: float) -> None:
+    def __init__(
+        self,
+        blocks: Blocks,
+        component: int,
+        labels: NDArray[np.integer[Any]],
+        weight: float,
+        near: tuple[Float64s, float] | None,
+    ) -> None:
         self.component, self.weight = component, weight
         mine = labels[blocks.exposures(component)]
         self.label, group = np.unique(mine, return_inverse=True)
         means = sparse.csc_array((1 / np.bincount(group)[group], (np.arange(mine.size), group)))
         usable = np.flatnonzero(self.label >= 0)
         inverse = PseudoInverse(blocks.block(component))
-        if usable.size > POOL:
+        centre = None if near is None else np.asarray(means.T @ near[0][blocks.exposures(component)])
+        if usable.size > POOL and near is not None and centre is not None:
+            soft = softest(blocks, component, POOL_MODES, inverse)
+            usable = usable[np.sort(_apart_within(soft, means[:, usable], centre[usable], near[1]))]
+        elif usable.size > POOL:
             usable = usable[np.sort(_outermost(blocks, component, inverse, means[:, usable]))]
         self.label = self.label[usable]
         self.b = means[:, usable].toarray()
         self.x = inverse.apply(self.b)  # L+ b of each candidate, kept up to date as links are taken
-        self.taken = np.zeros((usable.size, usable.size), np.bool_)
+        self.out = np.zeros((usable.size, usable.size), np.bool_)  # pairs that are taken or out of reach
+        if near is not None and centre is not None:
+            self.out = cdist(centre[usable], centre[usable]) > near[1]
         self._refresh()
 
     def _refresh(self) -> None:
@@ -201,7 +227,7 @@ class _Pool:
 
         self.resistance = distances(self.b.T @ self.x)
         self.gain = self.weight * distances(self.x.T @ self.x) / (1 + self.weight * self.resistance)
-        self.gain[self.taken] = 0
+        self.gain[self.out] = 0
         self.best_gain = float(self.gain.max(initial=0.0))
 
     def take(self) -> LinkGain:
@@ -210,7 +236,7 @@ class _Pool:
         gain, resistance = float(self.gain[i, j]), float(self.resistance[i, j])
         u = self.x[:, i] - self.x[:, j]
         self.x = self.x - np.outer(u, self.weight / (1 + self.weight * resistance) * (u @ self.b))
-        self.taken[i, j] = self.taken[j, i] = True
+        self.out[i, j] = self.out[j, i] = True
         self._refresh()
         rms = float(np.sqrt(gain / len(u)))
         return LinkGain(int(self.label[i]), int(self.label[j]), self.component, resistance, gain, rms)
@@ -230,3 +256,17 @@ def _outermost(blocks: Blocks, component: int, inverse: PseudoInverse, means: sp
         if len(chosen) >= POOL:
             break
     return np.array(list(chosen)[:POOL], np.int64)
+
+
+def _apart_within(soft: tuple[Float64s, Float64s], means: sparse.csc_array, centre: Float64s, reach: float) -> Int64s:
+    """Candidates of the pairs within ``reach`` that are farthest apart in the softest modes: up to `POOL`."""
+    values, vectors = soft
+    tried = np.arange(means.shape[1])
+    if tried.size > TRIED:
+        tried = np.sort(np.random.default_rng(0).choice(tried.size, TRIED, replace=False))
+    place = np.asarray(means[:, tried].T @ vectors) / values
+    pairs = cKDTree(centre[tried]).query_pairs(reach, output_type="ndarray")
+    apart = ((place[pairs[:, 0]] - place[pairs[:, 1]]) ** 2).sum(axis=1)
+    ends = pairs[np.lexsort((pairs[:, 1], pairs[:, 0], -apart))[: POOL * POOL]]
+    chosen = list(dict.fromkeys(ends.ravel().tolist()))[:POOL]
+    return np.asarray(tried[chosen], np.int64)

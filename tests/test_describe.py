@@ -82,10 +82,22 @@ def test_weakest_mode_of_a_strip_is_its_length() -> None:
     assert {mode["high"]["exposure_id"], mode["low"]["exposure_id"]} == {0, n - 1}
     first = found["new_links"][0]
     ends = {first["first"]["exposures"][0]["exposure_id"], first["second"]["exposures"][0]["exposure_id"]}
+    assert first["rms_removed_mag"] > 0
+    # one pointing cannot tie the ends of the strip: exposures share stars up to a degree, which is taken as their width
+    assert found["new_links_reach_deg"] == pytest.approx(2.0 * np.cos(np.radians(10.0)), rel=1e-3)
+    assert 1 <= max(ends) - min(ends) <= 2
+    assert all(link["distance_deg"] <= found["new_links_reach_deg"] for link in found["new_links"])
+
+
+def test_without_places_any_link_is_proposed() -> None:
+    n = 30
+    frame, _ = chain(n, 0.02)
+    found = described(frame)
+    first = found["new_links"][0]
+    ends = {first["first"]["exposures"][0]["exposure_id"], first["second"]["exposures"][0]["exposure_id"]}
+    assert found["new_links_reach_deg"] is None
     assert min(ends) < n / 4
     assert max(ends) > 3 * n / 4
-    assert first["rms_removed_mag"] > 0
-    assert first["distance_deg"] > n / 2
 
 
 def test_nearest_exposures_of_components() -> None:

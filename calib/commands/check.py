@@ -151,8 +151,10 @@ def _pointings(found: dict[str, Any]) -> list[str]:
         )
     if not lines:
         return []
+    reach = found["new_links_reach_deg"]
+    within = "" if reach is None else f"of fields within {reach:.2g} deg, "
     return [
-        "one more exposure that overlaps both would help most (or exposures of both in one photometric night)",
+        f"{within}one more exposure that overlaps both would help most (or exposures of both in one photometric night)",
         *lines,
     ]
 

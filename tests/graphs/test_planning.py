@@ -105,7 +105,33 @@ def test_candidates_of_a_large_graph_hold_the_best(monkeypatch):
     assert few.second >= 50
 
 
+@pytest.mark.parametrize("reach", [0.0, 2.5, 100.0])
+def test_best_links_within_reach_match_brute_force(reach):
+    graph = strip(24)
+    groups, place = np.repeat(np.arange(12), 2), np.column_stack([np.arange(24.0), np.zeros(24)])
+    pairs = [pair for pair in itertools.combinations(range(12), 2) if 2 * (pair[1] - pair[0]) <= reach]
+    found = graph.best_new_links(3, groups=groups, weight=2.0, place=place, reach=reach)
+    expected = brute_force(graph, 3, lambda g: (groups == g) / 2, pairs, 2.0) if pairs else []
+    assert [(gain.first, gain.second) for gain in found] == [pair for pair, _ in expected]
+    np.testing.assert_allclose([gain.variance_removed for gain in found], [gain for _, gain in expected], rtol=1e-8)
+
+
+def test_candidates_within_reach_hold_the_best(monkeypatch):
+    graph, place = strip(60, seed=3), np.arange(60.0)[:, None]
+    everything = graph.best_new_links(1, place=place, reach=5.0)[0]
+    monkeypatch.setattr(planning, "POOL", 16)
+    few = graph.best_new_links(1, place=place, reach=5.0)[0]
+    assert few.variance_removed >= 0.98 * everything.variance_removed
+    assert few.second - few.first <= 5
+    monkeypatch.setattr(planning, "TRIED", 50)
+    fewer = graph.best_new_links(2, place=place, reach=5.0)
+    assert all(gain.second - gain.first <= 5 for gain in fewer)
+    assert fewer[0].variance_removed >= 0.8 * everything.variance_removed
+
+
 def test_planning_refuses(small):
+    with pytest.raises(GraphError, match="places of shape"):
+        small.best_new_links(1, place=np.zeros((2, 3)), reach=1.0)
     with pytest.raises(GraphError, match="groups of shape"):
         small.best_new_links(1, groups=np.zeros(2, int))
     with pytest.raises(GraphError, match="it must be positive"):
