@@ -290,12 +290,13 @@ def train(
             ratio = pupil.learn()
             where = f"member {member + 1} of {plan.members}, step {pupil.step} of {plan.steps}"
             say(f"{where}, error over robust {ratio:.3f}")
-            if pupil.step % plan.every == 0 or pupil.step == plan.steps or over():
+            late = over()
+            if late or pupil.step % plan.every == 0 or pupil.step == plan.steps:
                 if pupil.step % plan.every == 0 or pupil.step == plan.steps:
                     seen = pupil.examine(held_out)
                     _record(folder, writer, member, pupil.step, seen)
                 _save_checkpoint(checkpoint, {"plan": asdict(plan), "rate": rate, "state": pupil.state()})
-            if over() and not (member == plan.members - 1 and pupil.step == plan.steps):
+            if late and not (member == plan.members - 1 and pupil.step == plan.steps):
                 _spend(folder, spent + time.monotonic() - begin)
                 raise OutOfTime(where)
     networks = []
