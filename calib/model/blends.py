@@ -21,7 +21,7 @@ SPIKE = 3e-4
 """Standard deviation of a single star's response, mag per standard deviation of seeing."""
 TAILS = 0.004 * 4.0 ** np.arange(4)
 """Means of the exponentials, mag per standard deviation of seeing."""
-HIDDEN_SHARE = 0.25
+HIDDEN_SHARE = 0.1
 """Share of stars that may answer to seeing by as much as their noise hides: what a common response can amount to."""
 LEAST_PRECISION = 1e-3
 """Of a site over its cavity's: a bimodal posterior would ask for a negative one."""
