@@ -32,7 +32,8 @@ OUTLIER_SCALE = 3.0
 """An outlier is a measurement whose noise is more than this many times the noise model's."""
 GAUSSIAN_DOF = 4.0
 """Degrees of freedom by which outliers are called where the method has no Student-t of its own."""
-ROWS = 2_000_000
+ROWS = 500_000
+"""Rows looked at at a time."""
 
 
 @dataclass
@@ -388,25 +389,23 @@ def _measurements(
         out.calibrated_mag_err[rows] = err
         out.residual[rows] = value - mag[star]
 
-    own = np.arange(problem.m.size)[problem.own]
-    graph, input_row, star_of = problem.graph, problem.input_row, problem.graph.star()
+    graph, star_of = problem.graph, problem.graph.star()
     xy = problem.xy if solved.fit.design.degree > 0 else None
-    for start in range(0, own.size, ROWS):
-        at = own[start : start + ROWS]
-        star = star_of[at]
+    solvable = np.isfinite(calibrator.zeropoint)
+    for start in range(0, problem.m.size, ROWS):
+        at: Any = slice(start, start + ROWS)
+        if problem.n_catalogue:
+            at = start + np.flatnonzero(graph.exposure[at] < problem.n_exposures)
+        row, star, node = graph.order[at], star_of[at], graph.exposure[at]
         places = None if xy is None else xy[at]
-        value, err = calibrator.at_places(problem.m[at], problem.err[at], graph.exposure[at], places, b[star])
-        put(input_row[start : start + ROWS], star, value, err)
+        put(row, star, *calibrator.at_places(problem.m[at], problem.err[at], node, places, b[star]))
+        out.weight[row] = np.where(solvable[node], per["weight"][at], 0.0)
+        out.outlier_probability[row] = per["outlier"][at]
+        out.used[row] = solvable[node]
     left = problem.rows
     for start in range(0, left.unusable.size, ROWS):
         part = slice(start, start + ROWS)
         put(left.unusable[part], left.star[part], *calibrator(unused[part], left.node[part], b[left.star[part]]))
-    row = problem.input_row
-    out.weight[row] = per["weight"][problem.own]
-    out.outlier_probability[row] = per["outlier"][problem.own]
-    solvable = np.isfinite(calibrator.zeropoint)[problem.graph.exposure[problem.own]]
-    out.used[row] = solvable
-    out.weight[row[~solvable]] = 0.0
     return out
 
 

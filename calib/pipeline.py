@@ -149,7 +149,7 @@ def _solve(
         if problem.m.size > SCORED_MEASUREMENTS:
             from calib.solve.select import trial_part
 
-            part = trial_part(problem, SCORED_MEASUREMENTS)
+            part = trial_part(problem, SCORED_MEASUREMENTS, next(iter(solved.values())).fit.design)
         for name, half in _halves(names, solved, config).items():
             if progress:
                 progress(f"held-out stars, {name}", 0, float("nan"))

@@ -28,6 +28,8 @@ DRAWS = 64
 """Draws: the bits of one hash of a cluster's number."""
 PATCHES = 4
 """Patches a side of an exposure's field."""
+ROWS = 1_000_000
+"""Measurements looked at at a time."""
 CELLS = 8
 """Cells a side of the detector, for what every exposure has in common."""
 
@@ -47,8 +49,12 @@ def patches(design: Design) -> Ints:
 
 
 def _cell(xy: NDArray[np.float32], side: int) -> Ints:
-    at = np.clip(((xy + np.float32(1.0)) * np.float32(0.5 * side)).astype(np.int32), 0, side - 1)
-    return np.asarray(at[:, 0] * side + at[:, 1], np.int32)
+    out = np.empty(xy.shape[0], np.int32)
+    for start in range(0, xy.shape[0], ROWS):
+        part = xy[start : start + ROWS]
+        at = np.clip(((part + np.float32(1.0)) * np.float32(0.5 * side)).astype(np.int32), 0, side - 1)
+        out[start : start + ROWS] = at[:, 0] * side + at[:, 1]
+    return out
 
 
 def wild_bootstrap(

@@ -30,45 +30,63 @@ class NotPositiveDefinite(ValueError):
 
 
 @njit(cache=True)
-def _fill_front(front, first, width, order, rank, sym_ptr, sym_adj, sym_link, sym_up, diagonal, blocks, local, K):
-    # the matrix's own entries in the columns of a supernode; local maps permuted rows to rows of the front
-    for c in range(width):
-        v = order[first + c]
+def _coupled(diagonal, blocks, ptr, adj, link, up, out):
+    # out (E, K): which coefficients meet any other; those that do not are factored by themselves
+    K = diagonal.shape[1]
+    for v in range(diagonal.shape[0]):
         for a in range(K):
             for b in range(K):
-                front[c * K + a, c * K + b] += diagonal[v, a, b]
-        for q in range(sym_ptr[v], sym_ptr[v + 1]):
-            r = rank[sym_adj[q]]
-            if r <= first + c:
+                if a != b and diagonal[v, a, b] != 0.0:
+                    out[v, a] = True
+                    out[v, b] = True
+        for q in range(ptr[v], ptr[v + 1]):
+            if not up[q]:
                 continue
-            i = local[r]
-            k = sym_link[q]
-            # blocks[k] is the block (e, f) with e < f in the numbering of nodes; the front holds row i, column c
-            if sym_up[q]:
-                for a in range(K):
-                    for b in range(K):
-                        front[i * K + a, c * K + b] += blocks[k, b, a]
-            else:
-                for a in range(K):
-                    for b in range(K):
-                        front[i * K + a, c * K + b] += blocks[k, a, b]
+            f = adj[q]
+            for a in range(K):
+                for b in range(K):
+                    if blocks[link[q], a, b] != 0.0:
+                        out[v, a] = True
+                        out[f, b] = True
 
 
 @njit(cache=True)
-def _extend_add(front, rest, update, where, K):
-    # lower triangle of update added at [where, where]: to the supernode's own columns (front) or those beyond (rest)
-    m = where.size
-    width = front.shape[1]
-    for j in range(m):
-        cj = where[j] * K
-        for i in range(j, m):
-            ri = where[i] * K
+def _fill_front(front, first, width, order, rank, slot, sym_ptr, sym_adj, sym_link, sym_up, diagonal, blocks, local, K):
+    # the matrix's own entries in the columns of a supernode; local maps permuted nodes to rows of the front, slot
+    # (E, K) a node's coefficients to those that follow, -1 for none
+    for c in range(width):
+        v = order[first + c]
+        column = local[first + c]
+        for a in range(K):
             for b in range(K):
-                for a in range(K):
-                    if cj < width:
-                        front[ri + a, cj + b] += update[i * K + a, j * K + b]
-                    else:
-                        rest[ri - width + a, cj - width + b] += update[i * K + a, j * K + b]
+                if slot[v, a] >= 0 and slot[v, b] >= 0:
+                    front[column + slot[v, a], column + slot[v, b]] += diagonal[v, a, b]
+        for q in range(sym_ptr[v], sym_ptr[v + 1]):
+            f = sym_adj[q]
+            if rank[f] <= first + c:
+                continue
+            row = local[rank[f]]
+            k = sym_link[q]
+            # blocks[k] is the block (e, f) with e < f in the numbering of nodes
+            for a in range(K):
+                for b in range(K):
+                    if slot[f, a] >= 0 and slot[v, b] >= 0:
+                        entry = blocks[k, b, a] if sym_up[q] else blocks[k, a, b]
+                        front[row + slot[f, a], column + slot[v, b]] += entry
+
+
+@njit(cache=True)
+def _extend_add(front, rest, update, where):
+    # lower triangle of update added at [where, where]: to the supernode's own columns (front) or those beyond (rest)
+    width = front.shape[1]
+    for j in range(where.size):
+        column = where[j]
+        if column < width:
+            for i in range(j, where.size):
+                front[where[i], column] += update[i, j]
+        else:
+            for i in range(j, where.size):
+                rest[where[i] - width, column - width] += update[i, j]
 
 
 @njit(cache=True)
@@ -80,38 +98,37 @@ def _mirror(a):
 
 
 @njit(cache=True)
-def _gather(parent_inverse, where, out, K):
-    m = where.size
-    for j in range(m):
-        cj = where[j] * K
-        for i in range(m):
-            ri = where[i] * K
-            for b in range(K):
-                for a in range(K):
-                    out[i * K + a, j * K + b] = parent_inverse[ri + a, cj + b]
+def _gather(parent_inverse, where, out):
+    for j in range(where.size):
+        for i in range(where.size):
+            out[i, j] = parent_inverse[where[i], where[j]]
 
 
 @njit(cache=True)
-def _store_inverse(inverse, first, width, order, rank, sym_ptr, sym_adj, sym_link, sym_up, local, K, diagonal, blocks):
+def _store_inverse(
+    inverse, first, width, order, rank, slot, sym_ptr, sym_adj, sym_link, sym_up, local, K, diagonal, blocks
+):
     for c in range(width):
         v = order[first + c]
+        column = local[first + c]
         for a in range(K):
             for b in range(K):
-                diagonal[v, a, b] = inverse[c * K + a, c * K + b]
+                if slot[v, a] >= 0 and slot[v, b] >= 0:
+                    diagonal[v, a, b] = inverse[column + slot[v, a], column + slot[v, b]]
         for q in range(sym_ptr[v], sym_ptr[v + 1]):
-            r = rank[sym_adj[q]]
-            if r <= first + c:
+            f = sym_adj[q]
+            if rank[f] <= first + c:
                 continue
-            i = local[r]
+            row = local[rank[f]]
             k = sym_link[q]
-            if sym_up[q]:
-                for a in range(K):
-                    for b in range(K):
-                        blocks[k, b, a] = inverse[i * K + a, c * K + b]
-            else:
-                for a in range(K):
-                    for b in range(K):
-                        blocks[k, a, b] = inverse[i * K + a, c * K + b]
+            for a in range(K):
+                for b in range(K):
+                    if slot[f, a] >= 0 and slot[v, b] >= 0:
+                        value = inverse[row + slot[f, a], column + slot[v, b]]
+                        if sym_up[q]:
+                            blocks[k, b, a] = value
+                        else:
+                            blocks[k, a, b] = value
 
 
 class Symbolic:
@@ -170,79 +187,123 @@ class Factor:
         self.block = K = diagonal.shape[1]
         tree = symbolic.supernodes
         ptr, adj, link, up = symbolic.adjacency
+        coupled = np.zeros(diagonal.shape[:2], bool)
+        _coupled(diagonal, blocks, ptr, adj, link, up, coupled)
+        self._alone = np.nonzero(~coupled)
+        self._alone_pivot = np.einsum("ekk->ek", diagonal)[self._alone]
+        if not (self._alone_pivot > 0).all():
+            raise NotPositiveDefinite("a coefficient that meets no other has no positive pivot")
+        self._slot = np.where(coupled, np.cumsum(coupled, axis=1) - 1, -1)
+        # scalars in the order of elimination: those of the k-th node are base[k]:base[k + 1]
+        self._base = np.concatenate([[0], np.cumsum(coupled.sum(1)[tree.order])])
+        node, self._coefficient = np.nonzero(coupled[tree.order])
+        self._node = tree.order[node]
         local = np.empty(symbolic.n_nodes, np.int64)
         self._pivots: list[Array] = []
         self._below: list[Array] = []
         updates: list[list[tuple[Array, NDArray[np.int64]]]] = [[] for _ in range(tree.n)]
-        log_det = 0.0
+        log_det = float(np.log(self._alone_pivot).sum())
         for q in range(tree.n):
-            first, stop = tree.start[q], tree.start[q + 1]
-            rows = tree.rows[tree.row_ptr[q] : tree.row_ptr[q + 1]]
-            width = stop - first
-            local[first:stop] = np.arange(width)
-            local[rows] = width + np.arange(rows.size)
-            m = width * K
-            front = np.zeros((m + rows.size * K, m), order="F")
-            rest = np.zeros((rows.size * K,) * 2, order="F")
-            _fill_front(front, first, width, tree.order, symbolic.rank, ptr, adj, link, up, diagonal, blocks, local, K)
+            first, width, m, size = self._shape(q, local)
+            front = np.zeros((m + size, m), order="F")
+            rest = np.zeros((size, size), order="F")
+            _fill_front(
+                front, first, width, tree.order, symbolic.rank, self._slot, ptr, adj, link, up, diagonal, blocks,
+                local, K,
+            )  # fmt: skip
             for k in range(len(updates[q])):
-                _extend_add(front, rest, *updates[q][k], K)
+                _extend_add(front, rest, *updates[q][k])
                 updates[q][k] = _NOTHING  # room for the next
-            # a root's front, the largest, is factored where it stands
-            pivot, info = lapack.dpotrf(front[:m], lower=1, clean=1, overwrite_a=not rows.size)
-            if info != 0:
-                raise NotPositiveDefinite(f"pivot {info} of supernode {q} is not positive")
-            log_det += 2.0 * float(np.log(np.diagonal(pivot)).sum())
+            pivot, below = front[:m], front[m:]
+            if m:
+                # a root's front, the largest, is factored where it stands
+                pivot, info = lapack.dpotrf(pivot, lower=1, clean=1, overwrite_a=not size)
+                if info != 0:
+                    raise NotPositiveDefinite(f"pivot {info} of supernode {q} is not positive")
+                log_det += 2.0 * float(np.log(np.diagonal(pivot)).sum())
+            if m and size:
+                below = blas.dtrsm(1.0, pivot, below, side=1, lower=1, trans_a=1)
+                rest = blas.dsyrk(-1.0, below, beta=1.0, c=rest, lower=1, overwrite_c=1)
+            if size:
+                updates[tree.parent[q]].append((rest, self._where(q)))
             self._pivots.append(pivot)
-            if rows.size:
-                below = blas.dtrsm(1.0, pivot, front[m:], side=1, lower=1, trans_a=1)
-                update = blas.dsyrk(-1.0, below, beta=1.0, c=rest, lower=1, overwrite_c=1)
-                updates[tree.parent[q]].append((update, symbolic.where[q]))
-                self._below.append(below)
-                del update
-            else:
-                self._below.append(np.zeros((0, m)))
-            del front, rest  # before the next is made
+            self._below.append(below)
+            del front, rest, pivot, below  # before the next are made
         if not np.isfinite(log_det):  # LAPACK lets NaN pass
             raise NotPositiveDefinite("the matrix holds values that are not finite: mask measurements without a weight")
         self.log_det = log_det
 
+    def _rows(self, q: int) -> NDArray[np.int32]:
+        tree = self.symbolic.supernodes
+        return tree.rows[tree.row_ptr[q] : tree.row_ptr[q + 1]]
+
+    def _shape(self, q: int, local: NDArray[np.int64]) -> tuple[int, int, int, int]:
+        """First node, nodes, scalars and scalars below of a supernode; local takes each node's place in its front."""
+        start, base, rows = self.symbolic.supernodes.start, self._base, self._rows(q)
+        first, stop = int(start[q]), int(start[q + 1])
+        m = int(base[stop] - base[first])
+        local[first:stop] = base[first:stop] - base[first]
+        sizes = base[rows + 1] - base[rows]
+        local[rows] = m + np.cumsum(sizes) - sizes
+        return first, stop - first, m, int(sizes.sum())
+
+    def _where(self, q: int) -> NDArray[np.int64]:
+        """Where the scalars below a supernode stand in its parent's front."""
+        base, rows, parent = self._base, self._rows(q), int(self.symbolic.supernodes.parent[q])
+        if parent < 0:
+            return np.zeros(0, np.int64)
+        start, above = self.symbolic.supernodes.start, self._rows(parent)
+        sizes = np.concatenate([np.diff(base[start[parent] : start[parent + 1] + 1]), base[above + 1] - base[above]])
+        place = (np.cumsum(sizes) - sizes)[self.symbolic.where[q]]
+        return _runs(place, base[rows + 1] - base[rows])
+
+    def _below_at(self, q: int) -> NDArray[np.int64]:
+        """The scalars below a supernode."""
+        rows = self._rows(q)
+        return _runs(self._base[rows], self._base[rows + 1] - self._base[rows])
+
     def solve(self, rhs: Array) -> Array:
         """``L^-1 rhs`` for rhs (E, K) or (E, K, r)."""
-        tree, K = self.symbolic.supernodes, self.block
+        tree, base = self.symbolic.supernodes, self._base
         shape = rhs.shape
-        x = np.asfortranarray(rhs.reshape(shape[0], K, -1)[tree.order].reshape(shape[0] * K, -1))
-        expanded = []
+        sides = rhs.reshape(shape[0], shape[1], -1)
+        x = np.asfortranarray(sides[self._node, self._coefficient])
+        expanded = [self._below_at(q) for q in range(tree.n)]
         for q in range(tree.n):
-            a, b = tree.start[q] * K, tree.start[q + 1] * K
+            a, b = base[tree.start[q]], base[tree.start[q + 1]]
+            if a == b:
+                continue
             y = blas.dtrsm(1.0, self._pivots[q], x[a:b], lower=1)
             x[a:b] = y
-            rows = tree.rows[tree.row_ptr[q] : tree.row_ptr[q + 1]]
-            at = (rows.astype(np.int64)[:, None] * K + np.arange(K)).ravel()
-            expanded.append(at)
-            if at.size:
-                x[at] -= self._below[q] @ y
+            if expanded[q].size:
+                x[expanded[q]] -= self._below[q] @ y
         for q in range(tree.n - 1, -1, -1):
-            a, b = tree.start[q] * K, tree.start[q + 1] * K
+            a, b = base[tree.start[q]], base[tree.start[q + 1]]
+            if a == b:
+                continue
             y = x[a:b] - self._below[q].T @ x[expanded[q]] if expanded[q].size else x[a:b]
             x[a:b] = blas.dtrsm(1.0, self._pivots[q], y, lower=1, trans_a=1)
-        out = np.empty((shape[0], K, x.shape[1]))
-        out[tree.order] = x.reshape(shape[0], K, -1)
+        out = np.empty(sides.shape)
+        out[self._node, self._coefficient] = x
+        out[self._alone] = sides[self._alone] / self._alone_pivot[:, None]
         return out.reshape(shape)
 
     def times_root(self, x: Array) -> Array:
         """``R x`` for x (E, K), R the factor in the order of elimination: ``R R'`` is the matrix."""
-        tree, K = self.symbolic.supernodes, self.block
-        y = np.ascontiguousarray(x).ravel()
-        permuted = np.zeros(y.size)
+        tree, base = self.symbolic.supernodes, self._base
+        y = x[self._slot >= 0]
+        permuted = np.zeros(base[-1])
         for q in range(tree.n):
-            a, b = tree.start[q] * K, tree.start[q + 1] * K
+            a, b = base[tree.start[q]], base[tree.start[q + 1]]
+            if a == b:
+                continue
             permuted[a:b] += np.tril(self._pivots[q]) @ y[a:b]
-            rows = tree.rows[tree.row_ptr[q] : tree.row_ptr[q + 1]]
-            if rows.size:
-                permuted[(rows.astype(np.int64)[:, None] * K + np.arange(K)).ravel()] += self._below[q] @ y[a:b]
-        out = np.empty((tree.order.size, K))
-        out[tree.order] = permuted.reshape(-1, K)
+            at = self._below_at(q)
+            if at.size:
+                permuted[at] += self._below[q] @ y[a:b]
+        out = np.empty((tree.order.size, self.block))
+        out[self._node, self._coefficient] = permuted
+        out[self._alone] = np.sqrt(self._alone_pivot) * x[self._alone]
         return out
 
     def selected_inverse(self) -> Selected:
@@ -262,43 +323,49 @@ class Factor:
         symbolic, K = self.symbolic, self.block
         tree = symbolic.supernodes
         ptr, adj, link, up = symbolic.adjacency
-        diagonal = np.empty((symbolic.n_nodes, K, K))
-        blocks = np.empty((adj.size // 2, K, K))
+        diagonal = np.zeros((symbolic.n_nodes, K, K))
+        blocks = np.zeros((adj.size // 2, K, K))
         local = np.empty(symbolic.n_nodes, np.int64)
         waiting = np.bincount(tree.parent[tree.parent >= 0], minlength=tree.n)
         fronts: dict[int, Array] = {}
         for q in range(tree.n - 1, -1, -1):
-            first, stop = tree.start[q], tree.start[q + 1]
-            rows = tree.rows[tree.row_ptr[q] : tree.row_ptr[q + 1]]
-            width = stop - first
-            local[first:stop] = np.arange(width)
-            local[rows] = width + np.arange(rows.size)
-            m, pivot, below = width * K, pivots.pop(), belows.pop()
-            if rows.size:
-                inverse = np.empty((m + rows.size * K,) * 2, order="F")
-                parent = int(tree.parent[q])
-                z22 = inverse[m:, m:]
-                _gather(fronts[parent], symbolic.where[q], z22, K)
+            first, width, m, size = self._shape(q, local)
+            pivot, below = pivots.pop(), belows.pop()
+            inverse = np.empty((m + size, m + size), order="F")
+            parent = int(tree.parent[q])
+            if size:
+                _gather(fronts[parent], self._where(q), inverse[m:, m:])
+            if parent >= 0:
                 waiting[parent] -= 1
                 if waiting[parent] == 0:
                     del fronts[parent]
+            if m and size:
                 g = blas.dtrsm(1.0, pivot, below, side=1, lower=1)
-                own, _ = lapack.dpotri(pivot, lower=1, overwrite_c=not keep)
-                _mirror(own)
-                z21 = -(z22 @ g)
+                z21 = -(inverse[m:, m:] @ g)
                 inverse[m:, :m] = z21
                 inverse[:m, m:] = z21.T
+                own, _ = lapack.dpotri(pivot, lower=1, overwrite_c=not keep)
+                _mirror(own)
                 own -= g.T @ z21
                 inverse[:m, :m] = own
-                del z22, g, z21, own
-            else:
+                del g, z21, own
+            elif m:
                 inverse, _ = lapack.dpotri(pivot, lower=1, overwrite_c=not keep)
                 _mirror(inverse)
             del pivot, below
             _store_inverse(
-                inverse, first, width, tree.order, symbolic.rank, ptr, adj, link, up, local, K, diagonal, blocks
-            )
+                inverse, first, width, tree.order, symbolic.rank, self._slot, ptr, adj, link, up, local, K, diagonal,
+                blocks,
+            )  # fmt: skip
             if waiting[q] > 0:
                 fronts[q] = inverse
             del inverse  # before the next is made
+        node, coefficient = self._alone
+        diagonal[node, coefficient, coefficient] = 1.0 / self._alone_pivot
         return Selected(diagonal, blocks)
+
+
+def _runs(start: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``start[k], start[k] + 1, ...``, length[k] of them, one run after the other."""
+    before = np.cumsum(length) - length
+    return np.repeat(start - before, length) + np.arange(int(length.sum()))
