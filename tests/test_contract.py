@@ -157,7 +157,7 @@ def test_run(folder: tuple[Path, Path]) -> None:
     assert sum(reasons.values()) == m.height
     assert all(len(record["sha256"]) == 64 for record in run["inputs"])
     assert run["inputs"][0]["rows"] == m.height
-    assert run["method"] in ("wls", "robust")
+    assert run["method"] in ("wls", "robust", "learned")
     assert set(run["scores"]) == {"wls", "robust"}
     for row in run["components"]:
         assert {"component", "band", "anchored", "n_exposures", "n_stars", "gauge"} <= set(row)
