@@ -4,10 +4,10 @@
                                  [--four] [--split] [--json out.json]
 
 One robust solve of each survey serves both: zero-point rms of each, their ratio, pulls and coverage of the learned;
-areas under the curve of outliers (glitches above 5 sigma) and of variable stars (above 3 times their noise), robust and
-learned; of the photometric probability, and the pulls of the cloud where there is any. ``--four`` withholds all but the
-four needed columns; ``--split`` scores both methods on held-out stars too, as ``--method auto`` does, and says which it
-would take.
+areas under the curve of outliers (glitches above 5 sigma), robust and learned, of variable stars (rms above 3 times
+their noise), which are the robust fit's in both, and of the photometric probability; and the pulls of the cloud where
+there is any. ``--four`` withholds all but the four needed columns; ``--split`` scores both methods on held-out stars
+too, as ``--method auto`` does, and says which it would take.
 """
 
 from __future__ import annotations
@@ -114,8 +114,7 @@ def beside(problem: Problem, fit: Any, learned: Any, truth: Truth) -> dict[str, 
     out = {
         "outlier_robust": area_under_curve(outlier_logit(problem, fit)[clear], truth.outlier[clear]),
         "outlier_learned": area_under_curve(learned.outlier[clear], truth.outlier[clear]),
-        "variable_robust": area_under_curve(variable_logit(fit)[known], truth.variable[known] > 0),
-        "variable_learned": area_under_curve(learned.fit.weighted.variable[known], truth.variable[known] > 0),
+        "variable": area_under_curve(variable_logit(fit)[known], truth.variable[known] > 0),
     }
     clouds = conditions_of(problem, learned.fit)
     if clouds is not None:
@@ -144,7 +143,7 @@ def main() -> None:
     ensemble = Ensemble.load(args.weights) if args.weights else shipped()
     print(f"{platform.platform()}, Python {platform.python_version()}, {len(ensemble.members)} networks")
     print(
-        "preset       seed      n  robust learned ratio |  pull  c68  c95 | outlier auc  variable auc | "
+        "preset       seed      n  robust learned ratio |  pull  c68  c95 | outlier auc  variable | "
         "clear auc cloud |   s"
     )
     rows = []
@@ -157,7 +156,7 @@ def main() -> None:
                 f"{preset:12s} {seed:4d} {r['measurements']:6d} {r['robust_mmag']:7.2f} {r['learned_mmag']:7.2f} "
                 f"{r['ratio']:5.3f} | {r['pull']:5.2f} {r['coverage_68']:4.2f} {r['coverage_95']:4.2f} | "
                 f"{r.get('outlier_robust', nan):5.3f} {r.get('outlier_learned', nan):5.3f}  "
-                f"{r.get('variable_robust', nan):5.3f} {r.get('variable_learned', nan):5.3f}  | "
+                f"{r.get('variable', nan):8.3f} | "
                 f"{r.get('photometric', nan):9.3f} {r.get('cloud_pull', nan):5.2f} | {r['seconds']:4.1f}"
                 + (f" | {'learned' if r['taken'] else 'robust'}" if "taken" in r else ""),
                 flush=True,

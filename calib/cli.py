@@ -88,6 +88,7 @@ def parser() -> Parser:
     train.add_argument("--surveys", metavar="N", type=_whole, default=300, help="simulated surveys (default: 300)")
     train.add_argument("--steps", metavar="N", type=_whole, default=400, help="steps of each network (default: 400)")
     train.add_argument("--members", metavar="N", type=_whole, default=5, help="networks (default: 5)")
+    train.add_argument("--rate", metavar="R", type=float, default=0.0, help="largest learning rate (default: found)")
     train.add_argument("--seed", metavar="N", type=_whole, default=1, help="of everything (default: 1)")
     train.add_argument("--hours", metavar="H", type=float, help="stop after this time, to go on with --resume")
     train.add_argument("--start", metavar="F.safetensors", help="weights to fine-tune (default: fresh ones)")

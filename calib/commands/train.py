@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from calib.learn.train import OutOfTime, Plan, train
 
     try:
-        plan = Plan(args.surveys, args.steps, members=args.members, seed=args.seed)
+        plan = Plan(args.surveys, args.steps, members=args.members, rate=args.rate, seed=args.seed)
         start = None if args.start is None else Ensemble.load(args.start)
     except (ValueError, WeightsError) as error:
         raise ConfigError(str(error)) from None

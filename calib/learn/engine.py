@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from calib.learn.exact import LearnedEquations
 from calib.learn.features import features_of
-from calib.learn.logits import outlier_logit, variable_logit
+from calib.learn.logits import outlier_logit
 from calib.model.problem import Problem
 from calib.solve import kernels
 from calib.solve.methods import Solved, stated
@@ -58,9 +58,8 @@ def solve_learned(
     estimate, informed = equations.estimate(), job.equations(*factors, scale=job.loss)
     found = replace(
         fit, equations=equations, estimate=estimate, spread=informed.spread(), prior=equations.prior, stated=informed,
-        weighted=replace(
-            fit.weighted, w=equations.w, variable=_probability(variable_logit(fit) + values("variable").mean(0))
-        ),
+        # variable stars stay those of the robust fit: the networks know them no better (docs/learned.md)
+        weighted=replace(fit.weighted, w=equations.w),
     )  # fmt: skip
     solved = stated(found, robust.trials, seed)
     disagreement = ensemble_variance(job, equations, estimate.residual, estimate.theta, weight, tie)

@@ -65,6 +65,8 @@ class Plan:
         for name in ("surveys", "steps", "batch", "members", "every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1")
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"rate is {self.rate}; it lies between 0 and 1")
 
 
 class OutOfTime(RuntimeError):
