@@ -158,7 +158,7 @@ def test_run(folder: tuple[Path, Path]) -> None:
     assert all(len(record["sha256"]) == 64 for record in run["inputs"])
     assert run["inputs"][0]["rows"] == m.height
     assert run["method"] in ("wls", "robust", "learned")
-    assert set(run["scores"]) == {"wls", "robust"}
+    assert set(run["scores"]) == {"wls", "robust", "learned"}
     for row in run["components"]:
         assert {"component", "band", "anchored", "n_exposures", "n_stars", "gauge"} <= set(row)
         mine = z.filter(pl.col("component") == row["component"])

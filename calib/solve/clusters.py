@@ -34,7 +34,7 @@ CELLS = 8
 """Cells a side of the detector, for what every exposure has in common."""
 
 
-def patches(design: Design) -> Ints:
+def patches(design: Design) -> Ints | NDArray[np.int64]:
     """(n,), part of the exposure's field that each measurement lies in: stars near each other may err together.
 
     Without places, stars that are also seen in the same other exposure are near each other.
@@ -43,8 +43,7 @@ def patches(design: Design) -> Ints:
     if design.xy is None:
         other = np.empty(node.size, np.int32)
         _first_other(design.graph.star_ptr, node, other)
-        key = node.astype(np.int64) * (design.n_nodes + 1) + other
-        return np.asarray(np.unique(key, return_inverse=True)[1], np.int32)
+        return node.astype(np.int64) << 32 | other
     return np.asarray(node * np.int32(PATCHES**2) + _cell(design.xy, PATCHES), np.int32)
 
 
@@ -59,7 +58,7 @@ def _cell(xy: NDArray[np.float32], side: int) -> Ints:
 
 def wild_bootstrap(
     equations: NormalEquations, residual: NDArray[np.floating], spread: Spread, score: NDArray[np.floating],
-    cluster: Ints | Literal["star", "measurement"], seed: int,
+    cluster: Ints | NDArray[np.int64] | Literal["star", "measurement"], seed: int,
 ) -> Array:  # fmt: skip
     """(E,), variance of zero-points over the draws, mag^2, about their components' mean.
 
@@ -105,7 +104,7 @@ def coherent_variance(
     design, top = equations.design, equations.topology
     n = design.n_nodes
 
-    def drawn(cluster: Ints | Literal["measurement"], offset: int) -> Array:
+    def drawn(cluster: Ints | NDArray[np.int64] | Literal["measurement"], offset: int) -> Array:
         return wild_bootstrap(equations, residual, spread, score, cluster, seed + offset)
 
     terms = [(drawn(patches(design), 1), 1.0), (drawn("measurement", 2), -1.0)]
@@ -121,7 +120,8 @@ def coherent_variance(
         return out
     share = sum(sign * v[known] for v, sign in terms) / variance[known]
     noise = 2.0 / DRAWS * float(np.mean(sum(v[known] ** 2 for v, _ in terms) / variance[known] ** 2))
-    true = max(float(np.var(share)) - noise, 0.0)
+    # twice the scatter of a variance from so few exposures is no sign that they differ
+    true = max(float(np.var(share)) - noise * (1.0 + 2.0 * np.sqrt(2.0 / share.size)), 0.0)
     mean = float(share.mean())
     out[known] = variance[known] * np.maximum(mean + true / (true + noise + 1e-12) * (share - mean), 0.0)
     return out
@@ -185,7 +185,8 @@ def _signed_sides(
                     alone = min(max(1.0 - w[i] * own, 0.0), 1.0)
                 r = residual[i] * np.sqrt(alone / left)
                 wi = np.float64(score[i])
-                number = s if by_star else (cluster[i] if cluster.size > 0 else i)
+                # of itself a measurement is known by its star and node, whatever the order of the rows
+                number = s if by_star else (cluster[i] if cluster.size > 0 else s * np.int64(4294967296) + e)
                 bits = _bits(number, seed)
                 if step == 0:
                     for k in range(draws):
