@@ -183,7 +183,7 @@ def _per_measurement_noise(
     outlier = np.empty(base.size, np.float32)
     for start in range(0, base.size, ROWS):
         part = slice(start, start + ROWS)
-        leverage = np.clip(fit.equations.w[part] * fit.spread.prediction[part], 0.0, 0.99)
+        leverage = np.clip(fit.resisting[part] * fit.spread.prediction[part], 0.0, 0.99)
         noise = (base[part] + fit.weighted.variability[star[part]]) * (1.0 - leverage)
         t2 = fit.estimate.residual[part] ** 2 / noise
         # the precision of a Student-t's latent normal is Gamma((nu + 1)/2, (nu + t^2)/2): is it below 1/9?
@@ -306,7 +306,7 @@ def _stars(
     # leverage under the weights of the fit: a variable star's prediction is as uncertain as its base noise and more
     chi2, freedom = _star_sums(
         problem.graph.star_ptr, problem.graph.exposure, problem.n_exposures, fit.estimate.residual, base,
-        fit.equations.w, fit.spread.prediction,
+        fit.resisting, fit.spread.prediction,
     )  # fmt: skip
     variable = np.where(n_used > 1, np.clip(fit.weighted.variable, 0.0, 1.0), np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):

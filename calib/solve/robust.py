@@ -47,6 +47,11 @@ class RobustFit:
     change: float
     stated: NormalEquations | None = None
 
+    @property
+    def resisting(self) -> NDArray[np.floating]:
+        """(n,), the weights whose inverse the spread is, 1/mag^2; times a prediction's variance, its leverage."""
+        return (self.stated or self.equations).w
+
 
 def absolute_start(
     design: Design, m: Array, err: NDArray[np.float32], topology: Topology, floor: float = 0.005, passes: int = 12
