@@ -17,6 +17,22 @@ def _trim() -> Any:
         return None
 
 
+MMAP_THRESHOLD, AT_ONCE = -3, 1 << 20
+"""Parameter of glibc's mallopt, and the size in bytes from which blocks are mapped for themselves."""
+
+
+def return_at_once() -> None:
+    """Have large blocks go back to the system as they are freed; for a process that is all ours.
+
+    Left to itself glibc keeps blocks of up to 32 MB on its heap, and what a factor frees piece by piece leaves holes
+    that nothing else fits in.
+    """
+    try:
+        ctypes.CDLL("libc.so.6").mallopt(MMAP_THRESHOLD, AT_ONCE)
+    except (OSError, AttributeError):
+        return
+
+
 def give_back() -> None:
     """Return what was freed to the system: a process is charged with all that its allocators hold.
 

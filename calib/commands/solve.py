@@ -23,8 +23,10 @@ def run(args: argparse.Namespace) -> int:
         if not args.quiet:
             print(f"{args.out} holds this very solution already: same inputs, configuration and version")
         return _status(args, run["warnings"])
+    from calib.memory import return_at_once
     from calib.pipeline import calibrate
 
+    return_at_once()
     with progress(args.quiet) as shown:
         solution = calibrate(args.inputs, args.exposures, args.reference, config, progress=shown)
         solution.diagnostics["arguments"] = given

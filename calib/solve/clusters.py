@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from calib.solve import kernels
 from calib.solve.design import Design
 from calib.solve.normal import NormalEquations, Spread
+from calib.solve.predictions import LARGE
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -85,6 +86,8 @@ def wild_bootstrap(
         np.uint64(seed), rhs,
     )  # fmt: skip
     drawn = equations.factor.solve(rhs)[: design.n_nodes, 0]
+    if design.n_measurements >= LARGE:
+        equations.release()  # before the next clusters are numbered
     mean = np.zeros((top.n_components, DRAWS))
     np.add.at(mean, top.component, drawn)
     drawn = drawn - (mean / top.size[:, None])[top.component]

@@ -75,13 +75,11 @@ def star_inverses(star_ptr, node, w, P, h, star_precision):
 
 
 @njit(cache=True, nogil=True)
-def less_response(star_ptr, node, m, b, h):
-    # m - b_s h_e, (n)
-    out = np.empty_like(m)
+def less_response(star_ptr, node, b, h, m):
+    # m (n) less b_s h_e, in place
     for s in range(star_ptr.size - 1):
         for i in range(star_ptr[s], star_ptr[s + 1]):
-            out[i] = m[i] - b[s] * h[node[i]]
-    return out
+            m[i] -= b[s] * h[node[i]]
 
 
 @njit(cache=True, nogil=True)

@@ -205,12 +205,15 @@ class NormalEquations:
         Of the unknowns, with the hubs of the topology.
     topology
         Of the design; made when not given.
+    moved
+        (n,), what is added to the magnitudes; nothing when not given.
     """
 
     def __init__(
-        self, design: Design, m: Array, w: NDArray[np.floating], prior: Prior, topology: Topology | None = None
-    ) -> None:
-        self.design, self.m, self.w, self.prior = design, m, w, prior
+        self, design: Design, m: Array, w: NDArray[np.floating], prior: Prior, topology: Topology | None = None,
+        moved: NDArray[np.floating] | None = None,
+    ) -> None:  # fmt: skip
+        self.design, self.m, self.w, self.prior, self.moved = design, m, w, prior, moved
         self.topology = topology or Topology(design)
         self._sorted = (design.graph.star_ptr, design.graph.exposure)
         xy, centre, response = design.arrays
@@ -240,11 +243,14 @@ class NormalEquations:
 
     @property
     def _m_beyond_prior(self) -> Array:
-        """Magnitudes less the response that the prior expects of each star."""
+        """Magnitudes, moved, less the response that the prior expects of each star."""
         mean, response = self.prior.star_mean, self.design.response
+        m = self.m if self.moved is None else self.m + self.moved
         if mean is None or response is None:
-            return self.m
-        return np.asarray(kernels.less_response(*self._sorted, self.m, mean, response))
+            return m
+        out = m if m is not self.m else m.copy()
+        kernels.less_response(*self._sorted, mean, response, out)
+        return out
 
     @cached_property
     def factor(self) -> Factor:

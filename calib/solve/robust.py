@@ -146,6 +146,7 @@ def fit(
     linked = topology.size[topology.component] > 1
     for n_pass in range(1, max_passes + 1):
         step = _ScoringStep(design, m, weighted.w, residual, noise.information, prior, topology)
+        del residual
         estimate, spread = step.estimate(), step.equations.spread()
         z = step.equations.centred(estimate.theta)[: design.n_nodes, 0]
         sigma = np.sqrt(np.maximum(spread.node[: design.n_nodes, 0, 0], 1e-20))
@@ -193,7 +194,7 @@ class _ScoringStep:
         self.information = information
         self._moved = residual * np.asarray(1.0 / information - 1.0, residual.dtype)
         w *= np.asarray(information, w.dtype)
-        self.equations = NormalEquations(design, m + self._moved, w, prior, topology)
+        self.equations = NormalEquations(design, m, w, prior, topology, self._moved)
 
     def estimate(self) -> Estimate:
         """Of the magnitudes as they are."""
