@@ -33,6 +33,8 @@ The learned answer differs from the robust one by little, and on the same stars:
 """
 LEARNED_MEASUREMENTS, LEARNED_EXPOSURES = 3_000, 20
 """Smaller surveys are not tried by the learned method: their held-out stars could not tell."""
+LEARNED_MOST = 1_000_000
+"""Larger ones neither, unless it is asked for: the networks hold about 2.6 kB a measurement."""
 SCORED_MEASUREMENTS = 1_000_000
 """Larger surveys score their methods on a connected part of themselves."""
 
@@ -173,8 +175,8 @@ def methods_tried(problem: Problem, config: Config) -> list[str]:
     """The methods to solve by, in order; the learned one goes on from the robust one."""
     if config.method != "auto":
         return ["robust", "learned"] if config.method == "learned" else [config.method]
-    large = problem.m.size >= LEARNED_MEASUREMENTS and problem.n_exposures >= LEARNED_EXPOSURES
-    return ["wls", "robust", "learned"] if large else ["wls", "robust"]
+    fits = LEARNED_MEASUREMENTS <= problem.m.size <= LEARNED_MOST and problem.n_exposures >= LEARNED_EXPOSURES
+    return ["wls", "robust", "learned"] if fits else ["wls", "robust"]
 
 
 def _halves(names: list[str], solved: dict[str, Solved], config: Config) -> dict[str, Callable[[Problem], Half]]:

@@ -79,10 +79,15 @@ def scores(survey: Path, measurements: Measurements, solution: Solution) -> tupl
     def rms(zeropoint: Array) -> float:
         return zeropoint_errors(zeropoint, truth, component).rms
 
+    method = str(solution.diagnostics["method"])
+    chosen = [(f"calib ({method})", own.rms)]
+    if method != "robust":
+        robust = calibrate(measurements, config=Config(method="robust", score=False)).frames["zeropoints"]
+        chosen.insert(0, ("calib without networks (robust)", rms(column(robust, "zeropoint"))))
     table = [
         ("weighted least squares with the reported errors (wls)", rms(wls.zeropoint)),
         ("the same with 3-sigma clipping, the practice of the field", rms(clip_solve(problem))),
-        (f"calib ({solution.diagnostics['method']})", own.rms),
+        *chosen,
         ("bound: a solve that knows every variance and outlier", rms(known.weights)),
         ("floor: a solve that knows every systematic error as well", rms(known.noise)),
     ]
