@@ -341,9 +341,13 @@ class TestOthers:
         status, out, err = calib("demo", "--out", tmp_path / "d")
         assert (status, err) == (0, "")
         rms = [float(x) for x in re.findall(r"  +(\d+\.\d\d)$", out, re.MULTILINE)]
-        assert len(rms) == 5
-        wls, clipped, ours, bound, floor = rms
-        assert ours < clipped < wls
+        chosen = re.findall(r"^  calib .*\((\w+)\) ", out, re.MULTILINE)
+        assert chosen in (["robust"], ["robust", "learned"], ["robust", "wls"])
+        wls, clipped, robust = rms[:3]
+        ours, bound, floor = rms[-3:]
+        assert len(rms) == 4 + len(chosen)
+        assert robust < clipped < wls
+        assert ours < clipped
         assert floor < bound
         assert ours < 1.3 * bound
         assert "standard deviation" in out
