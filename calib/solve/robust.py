@@ -21,6 +21,8 @@ Array = NDArray[np.float64]
 
 FREEING_PASSES = (2, 4, 7)
 """Passes after which reported errors are freed anew from their own noise."""
+FREE_PASSES = 15
+"""Passes after which weights go half the way: a few measurements can otherwise change sides for ever, two by two."""
 
 
 @dataclass
@@ -166,6 +168,8 @@ def fit(
             noise, star_ptr, node, err, residual**2, spread.prediction, step.equations.w * spread.prediction,
             fit_dof=n_pass % 2 == 0, fit_excess=True,
         )  # fmt: skip
+        if n_pass > FREE_PASSES:
+            weighted.w[:] = 0.5 * (weighted.w + step.equations.w / np.asarray(step.information, weighted.w.dtype))
         moved = max(noise.update(weighted.sums), terms.update(topology.degree))
         prior = terms.prior(design)
         if n_pass < max_passes:

@@ -10,10 +10,13 @@ from scipy.stats import t as student
 
 from calib.config import Config
 from calib.model.noise import NoiseModel
+from calib.model.problem import Problem
+from calib.simulate import PRESETS, simulate
 from calib.solve.methods import solve_robust, solve_wls
 from calib.solve.normal import Topology
 from calib.solve.robust import absolute_start, stated_spread
 from calib.solve.select import design_of
+from calib.tables import read_measurements
 
 PLAIN = Config(surface="off", seeing_response="off", extinction="off", score=False)
 
@@ -166,3 +169,11 @@ def test_the_fit_rests_where_reweighting_rests_and_states_the_variance_of_the_li
         fit.equations.centred(reweighted.theta), fit.equations.centred(fit.estimate.theta), atol=1e-3 * sigma
     )
     np.testing.assert_allclose(reweighted.residual, fit.estimate.residual, atol=1e-3 * sigma)
+
+
+@pytest.mark.soak
+def test_weights_that_change_sides_come_to_rest():
+    # of this survey a few measurements changed sides for ever, two by two, before weights went half the way
+    survey = simulate(PRESETS["cloudy"], 3)
+    problem = Problem.of(read_measurements(survey.measurements, exposures=survey.exposures), Config())
+    assert solve_robust(problem, Config()).fit.converged
