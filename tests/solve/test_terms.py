@@ -69,8 +69,9 @@ def test_prior_is_the_hierarchical_sum_of_squares(degree, seen):
         for g, p in terms.surfaces.items():
             p.scale = rng.uniform(1e-6, 1e-4)
             terms.last[f"surface{g}"] = Squares(rng.uniform(0, 1e-4, E), rng.uniform(0, 1e-5, E))
-        terms.last["night"] = Squares(rng.uniform(0, 1e-5, 2), rng.uniform(0, 1e-6, 2))
-        terms.last["band"] = Squares(rng.uniform(0, 1e-5, 1), rng.uniform(0, 1e-6, 1))
+        for g in terms.surfaces:
+            terms.last[f"night{g}"] = Squares(rng.uniform(0, 1e-5, 2), rng.uniform(0, 1e-6, 2))
+            terms.last[f"band{g}"] = Squares(rng.uniform(0, 1e-5, 1), rng.uniform(0, 1e-6, 1))
 
     def weight(prior, name, n):
         if not seen:
@@ -84,8 +85,11 @@ def test_prior_is_the_hierarchical_sum_of_squares(degree, seen):
         total = 0.0
         for g, p in terms.surfaces.items():
             total += (weight(p, f"surface{g}", E) * (gap[:E, GROUPS[g]] ** 2).sum(1)).sum()
-        total += (weight(terms.night, "night", 2) * (gap[E:, 1:] ** 2).sum(1)).sum()
-        return total + (theta[light.first, 1:] ** 2).sum() / terms.band.scale
+        for g, part in GROUPS.items():
+            if g in terms.night:
+                total += (weight(terms.night[g], f"night{g}", 2) * (gap[E:, part] ** 2).sum(1)).sum()
+                total += (theta[light.first, part] ** 2).sum() / terms.band[g].scale
+        return total
 
     for _ in range(5):
         theta = rng.normal(size=(E + light.n_hubs, K))
@@ -123,7 +127,7 @@ def test_variances_are_observed_as_gaps():
     held = equations.topology.grounded[0]
     L[held, 0, held, 0] += 1e9
     C = np.linalg.inv(L.reshape(n * K, n * K)).reshape(n, K, n, K)
-    for name, part in (("surface1", slice(0, 14)), ("night", slice(14, 16))):
+    for name, part in (("surface1", slice(0, 14)), ("night1", slice(14, 16))):
         for e, (a, b) in enumerate(zip(light.row[part], light.column[part], strict=True)):
             v = sum(C[a, k, a, k] + C[b, k, b, k] - 2 * C[a, k, b, k] for k in (1, 2))
             assert terms.last[name].variance[e] == pytest.approx(v, rel=1e-6)
