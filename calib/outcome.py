@@ -10,12 +10,13 @@ import numpy as np
 import polars as pl
 from numba import njit
 from numpy.typing import NDArray
-from scipy.special import erf, gammainc
+from scipy.special import erf
 
 from calib.model.anchors import Anchors, anchor
 from calib.model.calibrator import SURFACE_COLUMNS, Calibrator
 from calib.model.flags import join_flags
 from calib.model.problem import Problem
+from calib.model.tails import MULTIPLES
 from calib.solve.conditions import conditions_of
 from calib.solve.gauge import star_functional
 from calib.solve.kernels import basis
@@ -28,10 +29,6 @@ FIVE_SIGMA = 0.2
 """Error, mag, of a five-sigma detection: what limiting_mag is the magnitude of."""
 GOOD_ENOUGH = 0.01
 """A zero-point's quality is the probability that it is right to this many mag."""
-OUTLIER_SCALE = 3.0
-"""An outlier is a measurement whose noise is more than this many times the noise model's."""
-GAUSSIAN_DOF = 4.0
-"""Degrees of freedom by which outliers are called where the method has no Student-t of its own."""
 ROWS = 500_000
 """Rows looked at at a time."""
 
@@ -151,10 +148,14 @@ def _anchored_by_catalogue(problem: Problem, solved: Solved) -> tuple[Anchors, A
     functional = equations.mean_functional
     functional[: top.component.size][anchored[top.component]] = 0.0
     functional[nodes] = at_middle
+    rows = np.flatnonzero(problem.graph.exposure >= problem.n_exposures)
+    at = problem.graph.exposure[rows] - problem.n_exposures
+    own = np.bincount(at, problem.err[rows].astype(float) ** 2, nodes.size) / np.maximum(np.bincount(at), 1)
     noise = fit.noise.floor[problem.band[nodes]] + fit.noise.excess[nodes]
+    # where all errors are alike, their scale and a floor say the same
+    noise += np.maximum(fit.noise.error_scale2[nodes] - 1.0, 0.0) * own
     scatter = np.zeros(top.n_components)
     scatter[component] = np.sqrt(noise)
-    rows = np.flatnonzero(problem.graph.exposure >= problem.n_exposures)
     base = fit.noise.base(problem.graph.exposure[rows], problem.err[rows]).astype(float)
     tension = np.full(fit.design.n_stars, np.nan)
     tension[problem.graph.star()[rows]] = fit.estimate.residual[rows] / np.sqrt(base)
@@ -179,15 +180,13 @@ def _per_measurement_noise(
     fit = solved.fit
     base = fit.noise.base(problem.graph.exposure, fit.err)
     star = problem.graph.star()
-    dof = fit.noise.dof if np.isfinite(fit.noise.dof) else GAUSSIAN_DOF
     outlier = np.empty(base.size, np.float32)
     for start in range(0, base.size, ROWS):
         part = slice(start, start + ROWS)
         leverage = np.clip(fit.resisting[part] * fit.spread.prediction[part], 0.0, 0.99)
         noise = (base[part] + fit.weighted.variability[star[part]]) * (1.0 - leverage)
         t2 = fit.estimate.residual[part] ** 2 / noise
-        # the precision of a Student-t's latent normal is Gamma((nu + 1)/2, (nu + t^2)/2): is it below 1/9?
-        outlier[part] = np.nan_to_num(gammainc(0.5 * (dof + 1.0), 0.5 * (dof + t2) / OUTLIER_SCALE**2))
+        outlier[part] = fit.noise.tails.outlier(np.nan_to_num(t2))
     if solved.outlier is not None:
         outlier = solved.outlier
     return {"weight": np.asarray(fit.equations.w), "outlier": outlier}, base
@@ -340,6 +339,9 @@ def _star_sums(star_ptr, node, n_exposures, residual, base, w, v):  # type: igno
     return chi2, freedom
 
 
+_TAILS = [f"{m**0.5:g} sigma" for m in MULTIPLES]
+
+
 def _model(problem: Problem, solved: Solved) -> dict[str, Any]:
     """What `apply` needs besides the tables, and what was learned of the noise and the terms."""
     fit = solved.fit
@@ -364,8 +366,8 @@ def _model(problem: Problem, solved: Solved) -> dict[str, Any]:
         "seeing_scale": None if fit.design.star_block == 1 else list(problem.seeing_scale or ()),
         "floor_mag": {b: float(np.sqrt(f)) for b, f in zip(bands, noise.floor, strict=False)},
         "error_scale": {b: float(np.sqrt(c)) for b, c in zip(bands, noise.survey_scale2, strict=False)},
-        "student_dof": noise.dof if np.isfinite(noise.dof) else None,
-        "variable_share": float(1.0 - noise.shares[0]) if np.isfinite(noise.dof) else None,
+        "tail_shares": None if noise.tails.is_normal else dict(zip(_TAILS, noise.tails.shares.tolist(), strict=True)),
+        "variable_share": None if noise.tails.is_normal else float(1.0 - noise.shares[0]),
         "error_flux_coupling": fit.error_coupling,
         "surface_degree": fit.design.degree,
         "seeing_response": fit.design.star_block == 2,

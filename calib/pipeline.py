@@ -27,7 +27,8 @@ from calib.version import __version__
 Progress = Callable[[str, int, float], None]
 
 MARGIN = {"wls": 0.1, "robust": 0.0, "learned": 0.01}
-"""Another method than the robust one is taken where its score is better by this much: 0.1 is errors smaller by a tenth.
+"""Another method than the robust one is taken where its score is better by this much and by the standard error of the
+difference: 0.1 is errors smaller by a tenth.
 
 The learned answer differs from the robust one by little, and on the same stars: a smaller gain is no luck.
 """
@@ -162,7 +163,9 @@ def _solve(
     finite = {name: s.score for name, s in scores.items() if np.isfinite(s.score)}
     if not finite:
         return solved["robust"], scores, {"method": "robust", "reason": "too few stars to hold any out"}
-    asked = {name: value + MARGIN[name] for name, value in finite.items()}
+    # a gain that the luck of a few exposures could have made is none
+    luck = {name: 0.0 if name == "robust" else np.nan_to_num(scores[name].beyond(scores["robust"])) for name in finite}
+    asked = {name: value + MARGIN[name] + float(luck[name]) for name, value in finite.items()}
     best = min(asked, key=lambda name: asked[name])
     said = ", ".join(f"{name} {value:.3f}" for name, value in finite.items())
     reason = f"held-out stars prefer it (score, smaller is better: {said})"

@@ -83,8 +83,9 @@ def test_renaming_ids_changes_nothing():
     )
     a, b = solve(frame), solve(renamed)
     np.testing.assert_allclose(values(a, "zeropoint"), values(b, "zeropoint"), rtol=0, atol=1e-6)
-    # the bootstrap that may enlarge errors draws a sign for each star, in the order of their names
-    np.testing.assert_allclose(values(a, "zeropoint_err"), values(b, "zeropoint_err"), rtol=0.1)
+    # the bootstrap that may enlarge errors draws a sign for each star, in the order of their names: 64 draws know an
+    # error to 9 %
+    np.testing.assert_allclose(values(a, "zeropoint_err"), values(b, "zeropoint_err"), rtol=0.2)
     assert b.frames["zeropoints"]["exposure_id"].sort().to_list() == [2**53 + 1 + 31 * k for k in range(12)]
 
 

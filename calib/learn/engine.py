@@ -74,7 +74,7 @@ def ensemble_variance(
 ) -> Array:
     """(E,), variance of zero-points over the members, mag^2, to first order about their mean.
 
-    ``H dx = sum dw_i r_i A_i - sum dpi_t c_t (c_t . x)``: one right-hand side a member on the factor of the solve.
+    ``H dx = sum dw_i r_i A_i - sum dpi_t c_t (c_t . x - mu_t)``: one right-hand side a member, on the solve's factor.
     """
     design, n = job.design, job.design.n_nodes
     members = weight.shape[0]
@@ -83,7 +83,7 @@ def ensemble_variance(
     xy, centre, response = design.arrays
     place = (xy, design.block, centre, design.star_block, response)
     rhs = np.zeros((*equations.prior.rhs.shape, members))
-    ties, gap = job.ties, job.ties.gap(theta)
+    ties, gap = job.ties, job.ties.away(theta)
     residual = np.nan_to_num(np.asarray(residual, float))
     for k in range(members):
         out = np.zeros(equations.prior.rhs.shape)

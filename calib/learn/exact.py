@@ -4,7 +4,7 @@ The unknowns x minimise ``sum w_i (m_i - A_i x)^2 + x' P x``; the network multip
 precisions of the ties in P, and those of the stars' responses. With H the matrix of the minimum and ``H a = g`` for the
 gradient g of a loss,
 
-    dl/dw_i = (A_i a) r_i,   dl/dpi_t = -(c_t . a) (c_t . x),   dl/dtau_s = a_s (mean_s - b_s);
+    dl/dw_i = (A_i a) r_i,   dl/dpi_t = -(c_t . a) (c_t . x - mu_t),   dl/dtau_s = a_s (mean_s - b_s);
 
 for a zero-point's variance ``v_e = f_e' H^-1 f_e``, f_e the zero-point less its component's mean, and ``H x_e = f_e``,
 
@@ -117,7 +117,7 @@ def _functions() -> tuple[Any, Any]:
             q, stars = job.along(equations, a)
             weight = q * np.nan_to_num(estimate.residual) * job.w
             ties = job.ties
-            tie = ties.gathered(-ties.gap(a) * ties.gap(estimate.theta) * ties.precision)
+            tie = ties.gathered(-ties.gap(a) * ties.away(estimate.theta) * ties.precision)
             star = np.zeros(job.design.n_stars)
             if stars.shape[1] == 2:
                 mean = 0.0 if job.prior.star_mean is None else job.prior.star_mean

@@ -8,12 +8,14 @@ reported errors, and a table with only the four needed columns has zeros and mas
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib.learn.links import Links, links_of
+from calib.model.jitter import JITTER_GRID
 from calib.model.problem import Problem
 from calib.solve.robust import RobustFit
 
@@ -40,6 +42,8 @@ EXPOSURE = (
     "surface_held", "zeropoint_error", "seeing", "sky", "airmass", "jitter", "jitter_held", "photometric",
     "has_surface", "has_seeing", "has_sky", "has_night",
 )  # fmt: skip
+SCATTERS = (0.003, 0.012, 0.05)
+"""Scatters of nights, mag, that part the first four columns of NIGHT."""
 NIGHT = ("tightest", "tight", "medium", "loose", "exposures", "spread")
 CELLS = 8
 """The field is looked at in CELLS x CELLS parts."""
@@ -244,14 +248,14 @@ def _exposures(problem: Problem, fit: RobustFit, n_nodes: int) -> list[Array]:
     airmass = zeros if problem.airmass is None else np.nan_to_num(problem.airmass - 1.2)
     jitter, held, photometric, has_night = zeros.copy(), zeros.copy(), zeros.copy(), zeros.copy()
     levels = fit.terms.levels
-    if levels is not None and levels.jitter_precision is not None:
-        h = levels.levels
+    if levels is not None and levels.jitter.posterior is not None:
+        h, precision = levels.levels, levels.jitter.precision
         z = theta[:, 0]
         s = h.band_hub(2, h.band[h.group])
         gap = z[h.node] - z[h.level(h.group)] + h.airmass * z[h.slope(h.group)] - h.seeing * z[s]
-        jitter[h.node] = np.arcsinh(gap * np.sqrt(levels.jitter_precision))
-        held[h.node] = np.clip(levels.jitter_precision * z_variance[h.node], 0.0, 2.0)
-        photometric[h.node] = np.log(levels.jitter_precision * 1e-4) / 4.0
+        jitter[h.node] = np.arcsinh(gap * np.sqrt(precision))
+        held[h.node] = np.clip(precision * z_variance[h.node], 0.0, 2.0)
+        photometric[h.node] = np.log(precision * 1e-4) / 4.0
         has_night[h.node] = 1.0
     return [
         surface, surface_held, z_error, 3.0 * seeing, sky, airmass, jitter, held, photometric,
@@ -274,15 +278,17 @@ def _relative(problem: Problem, name: str, n_nodes: int) -> tuple[Array, Array]:
 
 def _nights(fit: RobustFit, n_nodes: int) -> tuple[Array, NDArray[np.int64]]:
     levels, night_of = fit.terms.levels, np.full(n_nodes, -1, np.int64)
-    if levels is None or levels.posterior is None or levels.jitter_precision is None:
+    if levels is None or levels.jitter.posterior is None:
         return np.zeros((0, len(NIGHT))), night_of
-    h, p = levels.levels, levels.posterior
+    h, p = levels.levels, levels.jitter.posterior
     night_of[h.node] = h.group
     count = np.bincount(h.group, minlength=h.n_groups)
-    spread = np.bincount(h.group, np.log(levels.jitter_precision), h.n_groups) / np.maximum(count, 1)
+    edges = [0, *np.searchsorted(np.sqrt(JITTER_GRID), SCATTERS), JITTER_GRID.size]
+    within = [slice(i, j) for i, j in pairwise(edges)]
+    spread = np.bincount(h.group, np.log(levels.jitter.precision), h.n_groups) / np.maximum(count, 1)
     return (
         np.stack(
-            [p[:, :2].sum(1), p[:, 2:4].sum(1), p[:, 4:6].sum(1), p[:, 6:].sum(1), np.log(count), (9.0 - spread) / 4.0],
+            [*(p[:, part].sum(1) for part in within), np.log(count), (9.0 - spread) / 4.0],
             axis=1,
         ),
         night_of,

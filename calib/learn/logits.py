@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammainc
 
 from calib.model.problem import Problem
-from calib.outcome import GAUSSIAN_DOF, OUTLIER_SCALE
 from calib.solve.robust import RobustFit
 
 Floats = NDArray[np.float32]
@@ -20,9 +18,8 @@ def outlier_logit(problem: Problem, fit: RobustFit) -> Floats:
     base = fit.noise.base(problem.graph.exposure, fit.err).astype(float)
     leverage = np.clip(fit.noise.information * fit.equations.w * fit.spread.prediction, 0.0, 0.99)
     noise = (base + fit.weighted.variability[problem.graph.star()]) * (1.0 - leverage)
-    dof = fit.noise.dof if np.isfinite(fit.noise.dof) else GAUSSIAN_DOF
     t2 = np.asarray(fit.estimate.residual, float) ** 2 / noise
-    return _logit(np.nan_to_num(gammainc(0.5 * (dof + 1.0), 0.5 * (dof + t2) / OUTLIER_SCALE**2)))
+    return _logit(fit.noise.tails.outlier(np.nan_to_num(t2)))
 
 
 def variable_logit(fit: RobustFit) -> Floats:

@@ -1,8 +1,8 @@
 """The ties of the prior, one by one: what holds a zero-point to its night and a surface to its illumination.
 
-A tie is ``pi (c . x)^2`` over a few first or further coefficients of nodes and hubs: the jitter of a zero-point about
-its night's level, ``x = (z, a, k, s)``, ``c = (1, -1, X - 1, -q)``; and each coefficient of a surface less that of its
-hub. Robust precisions are read from the prior itself; the learned engine multiplies them.
+A tie is ``pi (c . x - mu)^2`` over a few first or further coefficients of nodes and hubs: the jitter of a zero-point
+about its night's level, ``x = (z, a, k, s)``, ``c = (1, -1, X - 1, -q)``; and each coefficient of a surface less that
+of its hub, with mu zero. Robust precisions are read from the prior itself; the learned engine multiplies them.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Ties:
         (R,), which coefficient of the nodes: 0 the zero-point, then the surface's.
     pair
         (R, 6), the hubs' pair of each two coefficients; -1 where there is none.
-    precision
-        (R,), under the robust prior, mag^-2.
+    precision, mean
+        (R,), under the robust prior, mag^-2 and mag.
     node, kind
         (R,), the exposure that a row belongs to, and its kind: 0 jitter, 1 plane, 2 quadratic.
     n_nodes
@@ -49,6 +49,7 @@ class Ties:
     component: Ints
     pair: Ints
     precision: Array
+    mean: Array
     node: Ints
     kind: Ints
     n_nodes: int
@@ -79,8 +80,8 @@ class Ties:
         if not unknown:
             nothing = np.zeros(0, np.int64)
             return cls(
-                nothing.reshape(0, 4), np.zeros((0, 4)), nothing, nothing.reshape(0, 6), np.zeros(0), nothing, nothing,
-                n_nodes,
+                nothing.reshape(0, 4), np.zeros((0, 4)), nothing, nothing.reshape(0, 6), np.zeros(0), np.zeros(0),
+                nothing, nothing, n_nodes,
             )  # fmt: skip
         u = np.concatenate(unknown).astype(np.int64)
         coef = np.concatenate(coefficient)
@@ -94,28 +95,33 @@ class Ties:
             there = (coef[:, a] != 0) & (coef[:, b] != 0)
             pair[:, j] = np.where(there, at, -1)
         precision = -prior.coupling[pair[:, 0], comp, comp]  # of the first two, with coefficients 1 and -1
-        return cls(
-            u, coef, comp, pair, precision, np.concatenate(node).astype(np.int64),
-            np.concatenate(kind).astype(np.int64), n_nodes,
-        )  # fmt: skip
+        owner = np.concatenate(node).astype(np.int64)
+        # nothing but its jitter pulls at a node
+        mean = np.where(comp == 0, prior.rhs[owner, 0] / np.maximum(precision, 1e-300), 0.0)
+        return cls(u, coef, comp, pair, precision, mean, owner, np.concatenate(kind).astype(np.int64), n_nodes)
 
     def gap(self, theta: Array) -> Array:
         """``c . x`` of every tie, (R,), or (R, ...) of theta with more axes behind."""
         x = theta[self.unknown, self.component[:, None]]
         return np.asarray(np.einsum("rk,rk...->r...", self.coefficient, x))
 
+    def away(self, theta: Array) -> Array:
+        """``c . x - mu`` of every tie, (R,)."""
+        return self.gap(theta) - self.mean
+
     def added(self, prior: Prior, extra: Array) -> Prior:
         """The prior with these precisions (R,) added to the ties, negative ones too."""
-        diagonal, coupling = prior.diagonal.copy(), prior.coupling.copy()
+        diagonal, coupling, rhs = prior.diagonal.copy(), prior.coupling.copy(), prior.rhs.copy()
         c = self.component
         for k in range(4):
             np.add.at(diagonal, (self.unknown[:, k], c, c), extra * self.coefficient[:, k] ** 2)
+            np.add.at(rhs, (self.unknown[:, k], c), extra * self.mean * self.coefficient[:, k])
         for j, (a, b) in enumerate(_PAIRS):
             there = self.pair[:, j] >= 0
             at = self.pair[there, j]
             value = (extra * self.coefficient[:, a] * self.coefficient[:, b])[there]
             np.add.at(coupling, (at, c[there], c[there]), value)
-        return replace(prior, diagonal=diagonal, coupling=coupling)
+        return replace(prior, diagonal=diagonal, coupling=coupling, rhs=rhs)
 
     def factors(self, of_nodes: Array) -> Array:
         """(R,), the factor of every tie from those of nodes, (E, 3)."""

@@ -1,13 +1,14 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 # (compiled kernels carry no types)
-"""The noise model: Student-t with a variance of four parts, estimated by restricted maximum likelihood.
+"""The noise model: a variance of four parts under learned tails, estimated by restricted maximum likelihood.
 
     scale_i^2 = c_e^2 sigma_i^2 + f^2 + v_e + u_s
 
-with c_e the error scale of the node, f a floor, v_e the node's excess variance and u_s the star's variability. The
-first two take Fisher-scoring steps in their logarithm on expected squared residuals r^2 + Var(prediction), which makes
-the likelihood the restricted one (Patterson & Thompson 1971, Biometrika 58, 545). Exposures' excess and stars'
-variability have no formula: each takes values on a grid whose shares are learned (empirical Bayes, Laird 1978).
+with c_e the error scale of the node, f a floor, v_e the node's excess variance and u_s the star's variability; the
+shape about that scale is in tails.py. The first two take Fisher-scoring steps in their logarithm on expected squared
+residuals r^2 + Var(prediction), which makes the likelihood the restricted one (Patterson & Thompson 1971, Biometrika
+58, 545). Exposures' excess and stars' variability have no formula: each takes values on a grid whose shares are learned
+(empirical Bayes, Laird 1978).
 
 Residuals are held against 1 - h of their variance, h = w Var(prediction) the leverage, and count as 1 - h of a
 measurement: a star seen once says nothing, and what was believed at the last pass does not come back as evidence.
@@ -17,18 +18,17 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass, field
-from math import lgamma
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from calib.model.tails import Tails, look, tail_histogram
+
 Array = NDArray[np.float64]
 
 VARIABILITY_GRID = np.concatenate([[0.0], (0.004 * 2.0 ** np.arange(9)) ** 2])
 """u_s in mag^2: none, then 4 mmag to 1 mag in steps of two."""
-DOF_GRID = np.array([2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 25.0, 50.0])
-"""Degrees of freedom tried for the Student-t."""
 SCALE_STRENGTH = 40.0
 """Measurements' worth of belief that an exposure's error scale is the survey's."""
 EXCESS_GRID = np.concatenate([[0.0], (0.002 * 2.0 ** np.arange(8)) ** 2])
@@ -61,8 +61,8 @@ class NoiseModel:
         int (E,), each node's band.
     survey_scale2
         (B,), what c_e^2 shrinks to.
-    dof
-        Degrees of freedom of the Student-t.
+    tails
+        Shape of the noise about its scale.
     shares, excess_shares
         Learned shares of the grids of variability and of excess.
     floor_step, floor_reach
@@ -74,7 +74,7 @@ class NoiseModel:
     floor: Array
     band: NDArray[np.int32]
     survey_scale2: Array
-    dof: float = 4.0
+    tails: Tails = field(default_factory=Tails)
     shares: Array = field(default_factory=lambda: np.r_[0.9, np.full(VARIABILITY_GRID.size - 1, 0.1 / 9)])
     excess_shares: Array = field(default_factory=lambda: USUAL_EXCESS.copy())
     floor_step: Array | None = None
@@ -105,15 +105,15 @@ class NoiseModel:
     def spread_over(self, band: NDArray[np.int32]) -> NoiseModel:
         """The survey's values for other nodes of the same bands."""
         fresh = NoiseModel.start(band, self.survey_scale2)
-        fresh.floor, fresh.dof, fresh.shares = self.floor.copy(), self.dof, self.shares.copy()
+        fresh.floor, fresh.tails, fresh.shares = self.floor.copy(), self.tails, self.shares.copy()
         fresh.excess_shares = self.excess_shares.copy()
         fresh.excess[:] = float((self.excess_shares * EXCESS_GRID).sum())
         return fresh
 
     @property
     def information(self) -> float:
-        """Of a Student-t about its location, over that of a normal with the expected weights: (nu+1)/(nu+3)."""
-        return 1.0 if np.isinf(self.dof) else (self.dof + 1.0) / (self.dof + 3.0)
+        """Of the noise about its location, over that of a normal with the expected weights."""
+        return self.tails.information
 
     @property
     def beyond_ordinary(self) -> int:
@@ -127,7 +127,7 @@ class NoiseModel:
     def update(self, sums: NodeSums) -> float:
         """One step of every part from sums over measurements; returns the largest change of a survey's part, in log."""
         band, n_bands = self.band, self.floor.size
-        loss = self.dof / (self.dof + 3.0)  # information of a Student-t on its scale, over a normal's
+        loss = self.tails.scale_information
 
         def pooled(x: Array) -> Array:
             return np.asarray(np.bincount(band, weights=x, minlength=n_bands), float)
@@ -159,8 +159,8 @@ class NoiseModel:
             counts = posterior[sums.count > LEAST_FREE].sum(0) + USUAL_EXPOSURES * USUAL_EXCESS
             self.excess_shares = counts / counts.sum()
         self.shares = sums.shares / sums.shares.sum()
-        if sums.dof_likelihood is not None:
-            self.dof = float(DOF_GRID[np.argmax(sums.dof_likelihood)])
+        if sums.tails is not None:
+            self.tails = self.tails.learned(sums.tails)
         change = float(np.abs(np.log(self.survey_scale2 / s2)).max())
         felt = (self.floor > 1e-6) | (f > 1e-6)
         return max(change, float(np.abs(np.log(self.floor / f))[felt].max(initial=0.0)))
@@ -186,7 +186,7 @@ class NodeSums:
     information_one: Array
     count: Array
     shares: Array
-    dof_likelihood: Array | None
+    tails: Array | None
     log_likelihood: float
     excess_likelihood: Array | None = None
 
@@ -201,7 +201,7 @@ def _base(node, err, c2, rest):
 
 @njit(cache=True, nogil=True)
 def _weigh(
-    star_ptr, node, err, base, r2, v, free, dof, norm, grid, log_shares, beyond, w, variable, u_mean, sums, shares
+    star_ptr, node, err, base, r2, v, free, table, grid, log_shares, beyond, w, variable, u_mean, sums, shares
 ):
     # weights (n) and, per star, the probability that u_s is grid[beyond] or more, and its expectation; sums (E, 7);
     # returns the log likelihood. r2 is the squared residual, v the prediction's variance, free = 1 - h. Marginalised
@@ -209,7 +209,6 @@ def _weigh(
     S = star_ptr.size - 1
     G = grid.size
     p = np.empty(G)
-    half = 0.5 * (dof + 1.0)
     total = 0.0
     for s in range(S):
         low = star_ptr[s]
@@ -229,8 +228,7 @@ def _weigh(
             prod = 1.0
             for i in range(low, high):
                 s2 = np.float64(base[i]) + grid[k]
-                x = 1.0 + r2[i] / (max(free[i], LEAST_FREE) * dof * s2)
-                like -= half * np.log(x)
+                like += look(table, 0, r2[i] / (max(free[i], LEAST_FREE) * s2))
                 prod *= s2
                 if prod < 1e-200 or prod > 1e200:
                     like -= 0.5 * np.log(prod)
@@ -242,7 +240,7 @@ def _weigh(
         for k in range(G):
             p[k] = np.exp(p[k] - top)
             norm_p += p[k]
-        total += top + np.log(norm_p) + kept * (high - low) * norm
+        total += top + np.log(norm_p)
         u = 0.0
         for k in range(G):
             p[k] /= norm_p
@@ -257,10 +255,10 @@ def _weigh(
             rate = 0.0
             info = 0.0
             for k in range(G):
-                if p[k] < 1e-9:
+                if p[k] < 1e-7:
                     continue
                 s2 = np.float64(base[i]) + grid[k]
-                t = p[k] * (dof + 1.0) / (dof * s2 + r2[i] + v[i])
+                t = p[k] * look(table, 1, (r2[i] + v[i]) / s2) / s2
                 wi += t
                 score += t * r2[i] / s2
                 rate += p[k] / s2
@@ -281,31 +279,16 @@ def _weigh(
 
 
 @njit(cache=True, nogil=True)
-def _excess_likelihood(star_ptr, node, base, excess, r2, free, u_mean, dof, grid, out):
+def _excess_likelihood(star_ptr, node, base, excess, r2, free, u_mean, table, grid, out):
     # out (E, G): log likelihood of every value of v_e
     for s in range(star_ptr.size - 1):
         for i in range(star_ptr[s], star_ptr[s + 1]):
             e = node[i]
             rest = np.float64(base[i]) - excess[e] + u_mean[s]
-            z = r2[i] / (max(free[i], LEAST_FREE) * dof)
+            z = r2[i] / max(free[i], LEAST_FREE)
             for k in range(grid.size):
                 s2 = rest + grid[k]
-                out[e, k] += 0.5 * free[i] * (dof * np.log(s2) - (dof + 1.0) * np.log(s2 + z))
-
-
-@njit(cache=True, nogil=True)
-def _dof_likelihood(star_ptr, base, d2, free, u_mean, grid, norms, step):
-    out = np.zeros(grid.size)
-    for s in range(0, star_ptr.size - 1, step):
-        for i in range(star_ptr[s], star_ptr[s + 1]):
-            z2 = d2[i] / (np.float64(base[i]) + u_mean[s])
-            for k in range(grid.size):
-                out[k] += free[i] * (norms[k] - 0.5 * (grid[k] + 1.0) * np.log(1.0 + z2 / grid[k]))
-    return out
-
-
-def _t_norm(dof: float) -> float:
-    return lgamma(0.5 * (dof + 1)) - lgamma(0.5 * dof) - 0.5 * float(np.log(dof * np.pi))
+                out[e, k] += free[i] * (look(table, 0, z / s2) - 0.5 * np.log(s2))
 
 
 @dataclass(frozen=True)
@@ -327,7 +310,7 @@ def weigh(
     variance: Array | None = None,
     leverage: Array | None = None,
     *,
-    fit_dof: bool = False,
+    fit_tails: bool = False,
     fit_excess: bool = False,
 ) -> Weighted:
     """Expected weights under the model, and the sums its update needs.
@@ -338,10 +321,10 @@ def weigh(
         (n,), mag^2.
     variance, leverage
         (n,), of the prediction, mag^2, and the same times the weight that it was made with; none when not given.
-    fit_dof
-        Whether the likelihood on the grid of degrees of freedom is wanted too.
+    fit_tails
+        Whether the histogram that tails are learned from is wanted too.
     fit_excess
-        Whether that of every node's excess is.
+        Whether the likelihood of every node's excess is.
     """
     n_nodes, n_stars = model.band.size, star_ptr.size - 1
     base = model.base(node, err)
@@ -354,23 +337,21 @@ def weigh(
     sums, shares = np.zeros((n_nodes, 7)), np.full(VARIABILITY_GRID.size, 1e-3)
     shares[0] += 1.0
     log_likelihood = _weigh(
-        star_ptr, node, err, base, squared_residual, v, free, model.dof, _t_norm(model.dof), VARIABILITY_GRID,
-        np.log(model.shares), model.beyond_ordinary, w, variable, u, sums, shares,
+        star_ptr, node, err, base, squared_residual, v, free, model.tails.table, VARIABILITY_GRID, np.log(model.shares),
+        model.beyond_ordinary, w, variable, u, sums, shares,
     )  # fmt: skip
-    dof = None
-    if fit_dof:
-        step = max(1, node.size // 300_000)
-        norms = np.array([_t_norm(x) for x in DOF_GRID])
-        dof = _dof_likelihood(star_ptr, base, squared_residual + v, free, u, DOF_GRID, norms, step)
+    tails = None
+    if fit_tails:
+        tails = tail_histogram(star_ptr, base, squared_residual + v, free, u, max(1, node.size // 300_000))
     excess = None
     if fit_excess:
         excess = np.zeros((n_nodes, EXCESS_GRID.size))
         _excess_likelihood(
-            star_ptr, node, base, model.excess, squared_residual, free, u, model.dof, EXCESS_GRID, excess
-        )
+            star_ptr, node, base, model.excess, squared_residual, free, u, model.tails.table, EXCESS_GRID, excess
+        )  # fmt: skip
     score_sigma, rate_sigma, score_one, rate_one, information_sigma, information_one, count = sums.T
     found = NodeSums(
         score_sigma, rate_sigma, score_one, rate_one, information_sigma, information_one, count,
-        shares, dof, log_likelihood, excess,
+        shares, tails, log_likelihood, excess,
     )  # fmt: skip
     return Weighted(w, variable, u, found)

@@ -138,8 +138,9 @@ def course(run: dict[str, Any]) -> Table | None:
         for band, value in list((model.get(key) or {}).items())[:12]:
             known = isinstance(value, int | float) and math.isfinite(value)
             rows.append([f"{text}{f', band {band}' if band else ''}", number(scale * value) + unit if known else "–"])
-    if model.get("student_dof"):
-        rows.append(["degrees of freedom of the noise (Student-t)", number(model["student_dof"])])
+    if model.get("tail_shares"):
+        beyond = sum(share for scale, share in model["tail_shares"].items() if float(scale.split()[0]) > 3)
+        rows.append(["measurements whose noise is more than three times the model's (%)", number(100 * beyond)])
     if model.get("variable_share") is not None:
         rows.append(["share of stars that vary", percent(model["variable_share"])])
     timings = {k: v for k, v in (run.get("timings") or {}).items() if isinstance(v, int | float)}

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.model.conditions import Clouds, clouds
+from calib.model.jitter import JITTER_GRID
 from calib.model.problem import Problem
-from calib.solve.nights import JITTER_GRID
 from calib.solve.robust import RobustFit
 
 Array = NDArray[np.float64]
@@ -25,11 +25,11 @@ def conditions_of(problem: Problem, fit: RobustFit) -> Clouds | None:
     airmass changes would pass for extinction, and it is the band's, with the scatter of nights as its error.
     """
     levels = fit.terms.levels
-    if levels is None or levels.posterior is None:
+    if levels is None or levels.jitter.posterior is None:
         return None
     h, theta = levels.levels, fit.estimate.theta[:, 0]
     n, groups = fit.design.n_nodes, np.arange(h.n_groups)
-    tight = levels.posterior[:, JITTER_GRID <= TIGHT].sum(1)
+    tight = levels.jitter.posterior[:, JITTER_GRID <= TIGHT].sum(1)
     of_band = theta[h.band_hub(1, h.band)]
     slope = of_band + tight * (theta[h.slope(groups)] - of_band)
     slope_variance = fit.spread.grounded[h.slope(groups), 0, 0] + (1.0 - tight) * levels.slope.scale

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from calib.config import Config
 from calib.model.noise import LARGE, NodeSums, NoiseModel, Weighted
 from calib.model.problem import Problem
+from calib.model.tails import Tails
 from calib.solve.border import Border
 from calib.solve.clusters import coherent_variance, wild_bootstrap
 from calib.solve.normal import NormalEquations, Prior, Spread, Topology
@@ -90,7 +91,7 @@ def solve_wls(problem: Problem, config: Config, progress: Progress | None = None
     estimate, spread = equations.estimate(), equations.spread()
     n_bands = len(problem.bands)
     noise = NoiseModel.start(problem.band, np.ones(n_bands), floor=0.0)
-    noise.excess[:], noise.dof = 0.0, np.inf
+    noise.excess[:], noise.tails = 0.0, Tails.normal()
     nothing = np.zeros(design.n_stars)
     sums = NodeSums(*(np.zeros(design.n_nodes),) * 7, noise.shares, None, np.nan)
     border = Border.of(problem, surfaces=False, levels=False)

@@ -1,11 +1,11 @@
 """Nights: zero-points of one night are tied by extinction, as tightly as that night's own scatter allows.
 
-    z_e = a_night - k_night (X_e - 1) + s q_e + jitter_e,   jitter_e ~ t(0, S_night)
+    z_e = a_night - k_night (X_e - 1) + s q_e + jitter_e
     a_night ~ t(a_band, S_a),  k_night ~ t(k_band, S_k)
 
 with X the airmass and q the logarithm of the seeing (light lost from an aperture). A photometric night has a small
 scatter and ties its exposures even where they share no star; a cloudy one has a large scatter and ties nothing. Which
-is which is the posterior over a grid of scatters whose shares are learned; nothing is listed by hand.
+is which is learned (calib/model/jitter.py); nothing is listed by hand.
 """
 
 from __future__ import annotations
@@ -14,16 +14,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln, logsumexp
 
+from calib.model.jitter import JitterPrior
 from calib.model.priors import GroupPrior
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int32]
 
-JITTER_GRID = (0.001 * 2.0 ** np.arange(11)) ** 2
-"""S_night in mag^2: 1 mmag to 1 mag in steps of two."""
-JITTER_DOF = 3.0
 USUAL_EXTINCTION = (0.15, 0.3)
 """Mean and standard deviation of k_band before any data, mag per airmass."""
 USUAL_SEEING_SLOPE = 0.1
@@ -130,10 +127,11 @@ class LevelPriors:
     levels: NightLevels
     level: GroupPrior = field(default_factory=lambda: GroupPrior(1, 0.03**2, 3.0, strength=2.0, usual=0.03**2))
     slope: GroupPrior = field(default_factory=lambda: GroupPrior(1, 0.03**2, 3.0, strength=2.0, usual=0.03**2))
-    shares: Array = field(default_factory=lambda: np.full(JITTER_GRID.size, 1.0 / JITTER_GRID.size))
-    jitter_precision: Array | None = None
-    posterior: Array | None = None
+    jitter: JitterPrior = field(init=False)
     last: dict[str, tuple[Array, Array]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.jitter = JitterPrior(self.levels.group, self.levels.n_groups)
 
     def observe(self, theta: Array, variance: Array, covariance: Array) -> None:
         """Residuals of the night model after a solve.
@@ -165,26 +163,7 @@ class LevelPriors:
             "level": ((theta[ga] - theta[ta]) ** 2, np.maximum(variance[ga] + variance[ta] - 2 * ba, 0.0)),
             "slope": ((theta[gk] - theta[tk]) ** 2, np.maximum(variance[gk] + variance[tk] - 2 * bk, 0.0)),
         }
-        self._weigh()
-
-    def _weigh(self) -> None:
-        square, spread = self.last["jitter"]
-        d2 = (square + spread)[:, None]
-        nu = JITTER_DOF
-        log_t = self._log_t(d2)
-        group = np.zeros((self.levels.n_groups, JITTER_GRID.size))
-        np.add.at(group, self.levels.group, log_t)
-        group += np.log(self.shares)
-        self.posterior = np.exp(group - logsumexp(group, axis=1, keepdims=True))
-        self.jitter_precision = (
-            self.posterior[self.levels.group] * (nu + 1.0) / (nu * JITTER_GRID[None, :] + d2)
-        ).sum(1)
-
-    @staticmethod
-    def _log_t(d2: Array) -> Array:
-        nu = JITTER_DOF
-        norm = gammaln(0.5 * (nu + 1)) - gammaln(0.5 * nu) - 0.5 * np.log(nu * np.pi * JITTER_GRID)
-        return np.asarray(norm - 0.5 * (nu + 1) * np.log1p(d2 / (nu * JITTER_GRID)))
+        self.jitter.observe(residual, np.maximum(spread, 0.0))
 
     def update(self) -> float:
         """One step of every variance; returns the largest change of a log variance that matters."""
@@ -192,21 +171,19 @@ class LevelPriors:
         everyone = np.ones(self.levels.n_groups, bool)
         self.level.update(*self.last["level"], everyone)
         self.slope.update(*self.last["slope"], everyone)
-        assert self.posterior is not None
-        counts = self.posterior.sum(0) + 0.2
-        self.shares = counts / counts.sum()
+        self.jitter.update()
         return float(max(abs(np.log(self.level.scale / before[0])), abs(np.log(self.slope.scale / before[1]))))
 
     def quadratic(self, n_all: int) -> Quadratic:
         """The prior as a quadratic form over all n_all nodes and hubs."""
         h = self.levels
-        # at first too loose to call an exposure's stars wrong: a cloud is seen in what they say
-        lam = np.ones(h.node.size) if self.jitter_precision is None else self.jitter_precision
+        lam, pull = self.jitter.precision, self.jitter.precision * self.jitter.mean
         a, k, s = h.level(h.group), h.slope(h.group), h.band_hub(2, h.band[h.group])
         x, q, g = h.airmass, h.seeing, h.n_groups
         diagonal, rhs = np.zeros(n_all), np.zeros(n_all)
         for hub, c in ((h.node, np.ones(x.size)), (a, -np.ones(x.size)), (k, x), (s, -q)):
             diagonal += np.bincount(hub, weights=lam * c**2, minlength=n_all)
+            rhs += np.bincount(hub, weights=pull * c, minlength=n_all)
 
         def grouped(values: Array) -> Array:
             return np.asarray(np.bincount(h.group, weights=values, minlength=g), float)
@@ -234,8 +211,5 @@ class LevelPriors:
 
     def log_density(self) -> float:
         """Log density of the jitters and of the nights' levels and slopes at their estimates."""
-        group = np.zeros((self.levels.n_groups, JITTER_GRID.size))
-        np.add.at(group, self.levels.group, self._log_t(self.last["jitter"][0][:, None]))
-        total = float(logsumexp(group + np.log(self.shares), axis=1).sum())
-        total += float(self.level.log_density(self.last["level"][0]).sum())
+        total = self.jitter.log_sites + float(self.level.log_density(self.last["level"][0]).sum())
         return total + float(self.slope.log_density(self.last["slope"][0]).sum())

@@ -25,12 +25,18 @@ FREE_PASSES = 15
 """Passes after which weights go half the way: a few measurements can otherwise change sides for ever, two by two."""
 
 
+SETTLED = 0.02
+"""Largest change of the logarithm of a survey's variance in a pass that counts as quiet."""
+QUIET_PASSES = 2
+"""Quiet passes one after the other that end the fit: a slow drift along a ridge can pause for one."""
+
+
 @dataclass
 class RobustFit:
     """Where the robust solve came to rest.
 
     ``equations`` have the expected weights, of which the estimate is the minimum; ``stated`` those that carry as much
-    information as the Student-t does, of which ``spread`` is the inverse.
+    information as the noise does, of which ``spread`` is the inverse.
     """
 
     design: Design
@@ -67,7 +73,9 @@ def absolute_start(
     scale: NDArray[np.floating] = np.sqrt((err if m.size >= LARGE else err.astype(float)) ** 2 + floor**2)
     w = 1.0 / scale**2
     estimate = NormalEquations(plain, m, w, none, topology).estimate()
-    corner = max(1.0, float(np.quantile(np.abs(estimate.residual) / scale, 0.9)))
+    again = _seen_again(design)
+    rough = np.abs(estimate.residual[again]) / scale[again]
+    corner = max(1.0, float(np.quantile(rough, 0.9))) if rough.size else 1.0
     for _ in range(passes):
         _round_corner(scale, estimate.residual, corner, w)
         del estimate
@@ -83,14 +91,20 @@ def _round_corner(scale, residual, corner, w):  # type: ignore[no-untyped-def]
         w[i] = 1.0 / (scale[i] * scale[i] * np.sqrt(corner * corner + t * t))
 
 
+def _seen_again(design: Design) -> NDArray[np.bool_]:
+    """(n,), measurements of stars with others: only their residuals say anything."""
+    visits = np.diff(design.graph.star_ptr)
+    return np.repeat(visits > 1, visits)
+
+
 def start_noise(design: Design, err: NDArray[np.float32], residual: Array, band: NDArray[np.int32]) -> NoiseModel:
     """Error scale of each band from the median absolute residual; only a start, all is estimated afterwards."""
     of = band[design.graph.exposure]
     n_bands = int(band.max()) + 1
     scale2 = np.ones(n_bands)
-    z = np.abs(residual) / np.sqrt(err.astype(float) ** 2 + 0.004**2)
+    z, again = np.abs(residual) / np.sqrt(err.astype(float) ** 2 + 0.004**2), _seen_again(design)
     for b in range(n_bands):
-        inside = z[(of == b) & (z > 0)]
+        inside = z[(of == b) & again]
         if inside.size:
             scale2[b] = np.clip(1.4826 * np.median(inside), 0.3, 30.0) ** 2
     return NoiseModel.start(band, scale2)
@@ -144,7 +158,7 @@ def fit(
     reported, coupling = err, 0.0
     before: Array | None = None
     change = moved = np.inf
-    converged = False
+    converged, quiet = False, 0
     linked = topology.size[topology.component] > 1
     for n_pass in range(1, max_passes + 1):
         step = _ScoringStep(design, m, weighted.w, residual, noise.information, prior, topology)
@@ -158,7 +172,8 @@ def fit(
         if progress:
             progress(n_pass, change)
         terms.observe(design, estimate, spread)
-        converged = change < tolerance and moved < 0.05 and n_pass > FREEING_PASSES[-1]
+        quiet = quiet + 1 if change < tolerance and moved < SETTLED else 0
+        converged = quiet >= QUIET_PASSES and n_pass > FREEING_PASSES[-1]
         if converged:
             break
         if n_pass in FREEING_PASSES:
@@ -166,7 +181,7 @@ def fit(
         residual = estimate.residual
         weighted = weigh(
             noise, star_ptr, node, err, residual**2, spread.prediction, step.equations.w * spread.prediction,
-            fit_dof=n_pass % 2 == 0, fit_excess=True,
+            fit_tails=True, fit_excess=True,
         )  # fmt: skip
         if n_pass > FREE_PASSES:
             weighted.w[:] = 0.5 * (weighted.w + step.equations.w / np.asarray(step.information, weighted.w.dtype))
@@ -174,6 +189,8 @@ def fit(
         prior = terms.prior(design)
         if n_pass < max_passes:
             del step, estimate, spread  # a large survey holds one pass at a time
+    # small surveys may go on trading one part of a variance for another, to which zero-points are deaf
+    converged = converged or change < 0.5 * tolerance
     evidence = _evidence(design, noise, terms, step.equations, estimate, err)
     w = step.equations.w / np.asarray(step.information, step.equations.w.dtype)
     return RobustFit(
@@ -184,7 +201,7 @@ def fit(
 
 
 class _ScoringStep:
-    """One step of Fisher scoring for the Student-t (Lange, Little & Taylor 1989, JASA 84, 881).
+    """One step of Fisher scoring (Lange, Little & Taylor 1989, JASA 84, 881, for the Student-t).
 
     A measurement pulls with its expected weight w and resists with the information, a share of w: the normal equations
     of weights ``information * w`` and of magnitudes moved on by ``(1 / information - 1)`` of the last residuals. It
@@ -230,7 +247,7 @@ def _evidence(
 
 
 def stated_spread(fit: RobustFit) -> tuple[NormalEquations, Spread]:
-    """Variances with the weights that carry as much information as the Student-t does.
+    """Variances with the weights that carry as much information as the noise does.
 
     Expected weights say how to average; their inverse is too small a variance (Lange, Little & Taylor 1989, JASA 84,
     881).

@@ -48,12 +48,28 @@ class SplitScore:
         Root mean square difference over sqrt(2), mag.
     node
         Which nodes were compared.
+    each
+        (nodes compared,), the negative log likelihoods that the score is the mean of.
     """
 
     score: float
     pull: Array
     rms: float
     node: NDArray[np.int64]
+    each: Array
+
+    def beyond(self, other: SplitScore) -> float:
+        """Standard error of the difference of two scores, from exposures that both compared; NaN from fewer than two.
+
+        A zero-point's part of the difference is its mean over splits: these share its luck.
+        """
+        theirs, ours = other._of_nodes(), self._of_nodes()
+        gap = np.array([ours[e] - theirs[e] for e in sorted(ours.keys() & theirs.keys())])
+        return float(gap.std(ddof=1) / np.sqrt(gap.size)) if gap.size > 1 else float("nan")
+
+    def _of_nodes(self) -> dict[int, float]:
+        nodes, which, counts = np.unique(self.node, return_inverse=True, return_counts=True)
+        return dict(zip(nodes.tolist(), (np.bincount(which, self.each) / counts).tolist(), strict=True))
 
     def summary(self) -> dict[str, float | int]:
         """For run.json."""
@@ -68,7 +84,7 @@ class SplitScore:
         }
 
 
-NOT_COMPARED = SplitScore(float("nan"), np.zeros(0), float("nan"), np.zeros(0, np.int64))
+NOT_COMPARED = SplitScore(float("nan"), np.zeros(0), float("nan"), np.zeros(0, np.int64), np.zeros(0))
 """Where no exposure was solved by both halves."""
 
 
@@ -104,7 +120,7 @@ def compare_halves(a: Half, b: Half) -> SplitScore:
     difference = difference - offset[group]
     pull = difference / np.sqrt(variance)
     likelihood = 0.5 * (np.log(variance) + np.minimum(pull**2, LARGEST_PULL**2))
-    return SplitScore(float(likelihood.mean()), pull, float(np.sqrt(np.mean(difference**2) / 2.0)), node)
+    return SplitScore(float(likelihood.mean()), pull, float(np.sqrt(np.mean(difference**2) / 2.0)), node, likelihood)
 
 
 def score(problem: Problem, solve_half: Callable[[Problem], Half], seed: int) -> SplitScore:
@@ -123,5 +139,5 @@ def score(problem: Problem, solve_half: Callable[[Problem], Half], seed: int) ->
         float(np.average([s.score for s in found], weights=count)),
         np.concatenate([s.pull for s in found]),
         float(np.sqrt(np.average([s.rms**2 for s in found], weights=count))),
-        np.concatenate([s.node for s in found]),
-    )
+        np.concatenate([s.node for s in found]), np.concatenate([s.each for s in found]),
+    )  # fmt: skip

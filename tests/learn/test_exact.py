@@ -62,8 +62,10 @@ def test_ties_are_those_of_the_prior(sample, job):
     # the prior of the last solve is what counts, not what has been learned from it since
     own = job.ties.kind == 0
     assert own.sum() == levels.levels.node.size
-    before = replace(levels, jitter_precision=job.ties.precision[own])
-    after = replace(levels, jitter_precision=job.ties.precision[own] * factor)
+    mean = job.ties.mean[own]
+    before, after = replace(levels), replace(levels)
+    before.jitter = replace(levels.jitter, precision=job.ties.precision[own], mean=mean)
+    after.jitter = replace(levels.jitter, precision=job.ties.precision[own] * factor, mean=mean)
     total = prior.rhs.shape[0]
     extra = np.zeros(job.ties.precision.size)
     extra[own] = job.ties.precision[own] * (factor - 1.0)
@@ -73,6 +75,8 @@ def test_ties_are_those_of_the_prior(sample, job):
     at = sample.fit.terms.border.levels_at
     pairs = np.bincount(at, after.quadratic(total).pair - before.quadratic(total).pair, prior.coupling.shape[0])
     np.testing.assert_allclose(found.coupling[:, 0, 0] - prior.coupling[:, 0, 0], pairs, rtol=1e-7, atol=1e-3)
+    pulled = after.quadratic(total).rhs - before.quadratic(total).rhs
+    np.testing.assert_allclose(found.rhs[:, 0] - prior.rhs[:, 0], pulled, rtol=1e-7, atol=1e-6)
 
 
 def test_gap_is_the_jitter(sample, job):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from calib.solve.nights import JITTER_GRID, USUAL_EXTINCTION, USUAL_SEEING_SLOPE, LevelPriors, NightLevels
+from calib.model.jitter import JITTER_GRID
+from calib.solve.nights import USUAL_EXTINCTION, USUAL_SEEING_SLOPE, LevelPriors, NightLevels
 
 FIRST = 20
 
@@ -54,7 +55,7 @@ def observed(levels, rng, n_all):
     root = rng.normal(size=(n_all, n_all)) * 0.005
     covariance, theta = root @ root.T, rng.normal(0, 0.03, n_all)
     priors = LevelPriors(levels)
-    priors.shares = rng.dirichlet(np.ones(JITTER_GRID.size))
+    priors.jitter.shares = rng.dirichlet(np.ones(JITTER_GRID.size))
     priors.observe(theta, np.diag(covariance), covariance[levels.row, levels.column])
     return priors, theta, covariance
 
@@ -69,7 +70,7 @@ def test_quadratic_form_is_the_sum_of_squares(levels, seen):
     np.add.at(Q, (levels.row, levels.column), form.pair)
     np.add.at(Q, (levels.column, levels.row), form.pair)
     exposure, level, slope = rows(levels, n_all)
-    lam = priors.jitter_precision if seen else np.ones(levels.node.size)
+    lam, mu = priors.jitter.precision, priors.jitter.mean
     la = priors.level.precision(*priors.last["level"]) if seen else 1 / priors.level.scale
     lk = priors.slope.precision(*priors.last["slope"]) if seen else 1 / priors.slope.scale
     mean, width = USUAL_EXTINCTION
@@ -77,7 +78,8 @@ def test_quadratic_form_is_the_sum_of_squares(levels, seen):
     def squares(x):
         hubs = x[FIRST : FIRST + 3 * levels.n_bands].reshape(-1, 3)
         usual = ((hubs[:, 1] - mean) ** 2).sum() / width**2 + (hubs[:, 2] ** 2).sum() / USUAL_SEEING_SLOPE**2
-        return (lam * (exposure @ x) ** 2).sum() + (la * (level @ x) ** 2).sum() + (lk * (slope @ x) ** 2).sum() + usual
+        nights = (la * (level @ x) ** 2).sum() + (lk * (slope @ x) ** 2).sum()
+        return (lam * (exposure @ x - mu) ** 2).sum() + nights + usual
 
     constant = squares(np.zeros(n_all))
     for _ in range(5):
@@ -112,12 +114,12 @@ def test_photometric_nights_are_told_from_cloudy_ones():
     for _ in range(30):
         priors.observe(theta, np.full(theta.size, 1e-8), np.zeros(h.row.size))
         priors.update()
-    scatter = np.sqrt(np.exp(priors.posterior @ np.log(JITTER_GRID)))
+    scatter = np.sqrt(np.exp(priors.jitter.posterior @ np.log(JITTER_GRID)))
     assert scatter[cloudy].min() > 0.06
     assert scatter[~cloudy].max() < 0.004
-    tight = priors.jitter_precision.reshape(n_nights, each)
+    tight = priors.jitter.precision.reshape(n_nights, each)
     assert np.median(tight[~cloudy]) > 100 * np.median(tight[cloudy])
-    assert priors.shares.sum() == pytest.approx(1.0)
+    assert priors.jitter.shares.sum() == pytest.approx(1.0)
     assert np.isfinite(priors.log_density())
 
 
@@ -128,4 +130,4 @@ def test_one_cloud_on_a_clear_night_is_let_go():
     theta[5] = -0.4
     priors = LevelPriors(h)
     priors.observe(theta, np.full(theta.size, 1e-8), np.zeros(h.row.size))
-    assert priors.jitter_precision[5] < 1e-3 * np.median(priors.jitter_precision)
+    assert priors.jitter.precision[5] < 1e-3 * np.median(priors.jitter.precision)

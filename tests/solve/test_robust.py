@@ -5,11 +5,8 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from scipy.integrate import quad
-from scipy.stats import t as student
 
 from calib.config import Config
-from calib.model.noise import NoiseModel
 from calib.model.problem import Problem
 from calib.simulate import PRESETS, simulate
 from calib.solve.methods import solve_robust, solve_wls
@@ -112,7 +109,7 @@ def test_variances_are_learned(survey, problem_of, scale, floor):
     assert fit.converged
     assert np.sqrt(fit.noise.survey_scale2[0]) == pytest.approx(scale, rel=0.08)
     assert np.sqrt(fit.noise.floor[0]) == pytest.approx(floor, rel=0.2)
-    assert fit.noise.dof >= 10.0
+    assert fit.noise.tails.shares[0] > 0.97
 
 
 def test_an_exposure_shifted_moves_by_that_alone(survey, problem_of):
@@ -134,26 +131,6 @@ def test_order_of_rows_changes_nothing(survey, problem_of):
     np.testing.assert_allclose(again, error, rtol=0.25)  # the bootstrap draws other signs
 
 
-def model(nu):
-    noise = NoiseModel.start(np.zeros(2, np.int32), np.ones(1))
-    noise.dof = nu
-    return noise
-
-
-@pytest.mark.parametrize("nu", [1.5, 3.0, 4.0, 10.0, 50.0])
-def test_information_is_fishers(nu):
-    def score(x):
-        return (nu + 1) * x / (nu + x * x)
-
-    fisher = quad(lambda x: score(x) ** 2 * student.pdf(x, nu), -np.inf, np.inf)[0]
-    weight = quad(lambda x: (nu + 1) / (nu + x * x) * student.pdf(x, nu), -np.inf, np.inf)[0]
-    assert model(nu).information == pytest.approx(fisher / weight, rel=1e-6)
-
-
-def test_a_normal_loses_nothing():
-    assert model(np.inf).information == 1.0
-
-
 def test_the_fit_rests_where_reweighting_rests_and_states_the_variance_of_the_lighter_weights(survey, problem_of):
     fit = solve_robust(problem_of(survey(seed=1)[0]), replace(PLAIN, tolerance=1e-6, max_passes=200)).fit
     information = fit.noise.information
@@ -161,7 +138,7 @@ def test_the_fit_rests_where_reweighting_rests_and_states_the_variance_of_the_li
     equations, spread = stated_spread(fit)
     assert spread is fit.spread
     np.testing.assert_allclose(equations.w, fit.equations.w * information)
-    np.testing.assert_allclose(fit.equations.spread().node[:, 0, 0], spread.node[:, 0, 0] * information, rtol=1e-9)
+    np.testing.assert_allclose(fit.equations.spread().node[:, 0, 0], spread.node[:, 0, 0] * information, rtol=1e-6)
     # least squares with the expected weights has its minimum where the scoring steps came to rest
     reweighted = fit.equations.estimate()
     sigma = np.sqrt(spread.node[:, 0, 0].max())
