@@ -44,16 +44,16 @@ def solve_learned(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     fit = robust.fit
-    data = features_of(problem, fit).to_hetero_data()
-    said = ensemble.to(device).listen(data.to(device))
+    said = ensemble.to(device).listen(features_of(problem, fit).to_hetero_data().to(device))
 
-    def values(name: str) -> Array:
+    def values(name: str) -> NDArray[np.float32]:
         """(members, ...)."""
-        return torch.stack([getattr(s, name) for s in said]).cpu().numpy().astype(float)
+        return np.asarray(torch.stack([getattr(s, name) for s in said]).cpu().numpy())
 
     job = LearnedEquations(fit)
     weight, tie, response = (values(name) for name in ("weight", "tie", "response"))
-    factors = np.exp(weight.mean(0)), np.exp(tie.mean(0)), np.exp(response.mean(0))
+    outlier = values("outlier").mean(0)
+    factors = _factors(weight), _factors(tie), _factors(response)
     equations = job.equations(*factors)
     estimate, informed = equations.estimate(), job.equations(*factors, scale=job.loss)
     found = replace(
@@ -65,13 +65,14 @@ def solve_learned(
     disagreement = ensemble_variance(job, equations, estimate.residual, estimate.theta, weight, tie)
     return replace(
         solved, inflation=solved.inflation * ensemble.temperature, beyond=solved.beyond + disagreement,
-        outlier=_probability(outlier_logit(problem, fit) + values("outlier").mean(0)).astype(np.float32),
+        outlier=_probability(outlier_logit(problem, fit) + outlier).astype(np.float32),
     )  # fmt: skip
 
 
 def ensemble_variance(
-    job: LearnedEquations, equations: NormalEquations, residual: Array, theta: Array, weight: Array, tie: Array
-) -> Array:
+    job: LearnedEquations, equations: NormalEquations, residual: NDArray[np.floating], theta: Array,
+    weight: NDArray[np.floating], tie: NDArray[np.floating],
+) -> Array:  # fmt: skip
     """(E,), variance of zero-points over the members, mag^2, to first order about their mean.
 
     ``H dx = sum dw_i r_i A_i - sum dpi_t c_t (c_t . x)``: one right-hand side a member on the factor of the solve.
@@ -85,18 +86,24 @@ def ensemble_variance(
     rhs = np.zeros((*equations.prior.rhs.shape, members))
     ties, gap = job.ties, job.ties.gap(theta)
     residual = np.nan_to_num(np.asarray(residual, float))
+    mean_weight, mean_tie = weight.mean(0, dtype=float), tie.mean(0, dtype=float)
     for k in range(members):
         out = np.zeros(equations.prior.rhs.shape)
-        pulled = residual * (weight[k] - weight.mean(0))
+        pulled = residual * (weight[k] - mean_weight)
         kernels.right_hand_side(
             design.graph.star_ptr, design.graph.exposure, pulled, equations.w, equations.star_inverse, *place, out
         )
-        change = ties.precision * np.exp(ties.factors(tie.mean(0))) * ties.factors(tie[k] - tie.mean(0))
+        change = ties.precision * np.exp(ties.factors(mean_tie)) * ties.factors(tie[k] - mean_tie)
         for j in range(4):
             np.add.at(out, (ties.unknown[:, j], ties.component), -change * gap * ties.coefficient[:, j])
         rhs[..., k] = out
     drawn = job.centring(equations.factor.solve(rhs)[:n, 0])
     return np.asarray((drawn**2).sum(1) / (members - 1), float)
+
+
+def _factors(logarithms: NDArray[np.float32]) -> Array:
+    """The geometric mean over members."""
+    return np.asarray(np.exp(logarithms.mean(0, dtype=float)))
 
 
 def _probability(logit: NDArray[np.floating]) -> Array:

@@ -69,7 +69,7 @@ def star_parts(star: Tensor, n_stars: int, most: int) -> list[Part]:
         at = int(star[row])
         if at > cuts[-1]:
             cuts.append(at)
-    rows = [0, *torch.searchsorted(star, torch.tensor(cuts[1:], dtype=star.dtype)).tolist(), n]
+    rows = [0, *torch.searchsorted(star, torch.tensor(cuts[1:], dtype=star.dtype, device=star.device)).tolist(), n]
     cuts.append(n_stars)
     return [
         Part(slice(a, b), slice(i, j))

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from calib.learn.ensemble import Ensemble
+from calib.learn.ensemble import Ensemble, tempered
 from calib.learn.losses import NAMES, Lesson, losses_of
 from calib.learn.network import Network, Said
 from calib.learn.samples import cached, load
@@ -326,7 +326,7 @@ class _Together(nn.Module):
         self.ensemble = ensemble
 
     def forward(self, data: Any) -> Any:
-        said = self.ensemble.listen(data)
+        said = [tempered(member(data)) for member in self.ensemble.members]
 
         def mean(name: str) -> Tensor:
             return torch.stack([getattr(s, name) for s in said]).mean(0)
