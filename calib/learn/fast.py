@@ -20,7 +20,7 @@ from torch.nn.functional import silu
 from calib.learn.autoencoder import CODE, LARGEST_LOG_VARIANCE
 from calib.learn.autoencoder import WIDTH as INNER
 from calib.learn.features import MEASUREMENT, STAR
-from calib.learn.network import CONTEXT, KNOWN, LARGEST_TIE, LARGEST_WEIGHT, WIDTH, Network, Part, star_parts
+from calib.learn.network import ALL, CONTEXT, KNOWN, LARGEST_TIE, LARGEST_WEIGHT, WIDTH, Network, Part, star_parts
 
 if TYPE_CHECKING:
     from calib.learn.pyg import HeteroData
@@ -67,10 +67,12 @@ class FastNetwork:
     Parameters
     ----------
     network
-        Its weights are copied as they are now.
+        Whole; its weights are copied as they are now.
     """
 
     def __init__(self, network: Network) -> None:
+        if network.parts != ALL:
+            raise ValueError(f"a network without all its parts is asked by itself; these are {network.parts}")
         self.network = network
         m, s = len(MEASUREMENT), len(STAR)
         normalise: Any = network.normalise["measurement"]
