@@ -28,6 +28,9 @@ class Config:
         squares with the reported errors; or ``auto``: the one that held-out stars prefer.
     device
         Where the networks of the learned method run: ``cpu``, ``cuda``, or ``auto``, a GPU if there is one.
+    adapt
+        Whether the learned method looks at how tightly this survey's nights and surfaces hold, on its own stars, before
+        it is used (`calib.learn.adapt`); it keeps what it finds where stars not looked at are bettered.
     zeropoint_per
         ``exposure``, or ``detector`` for one zero-point of every exposure x detector.
     surface
@@ -51,6 +54,7 @@ class Config:
 
     method: Literal["auto", "learned", "robust", "wls"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    adapt: bool = True
     zeropoint_per: Literal["exposure", "detector"] = "exposure"
     surface: Literal["auto", "off", "plane", "quadratic"] = "auto"
     seeing_response: Literal["auto", "on", "off"] = "auto"
@@ -74,8 +78,9 @@ class Config:
             value = getattr(self, name)
             if value not in allowed:
                 raise ConfigError(f"{name} is {value!r}; it is one of {', '.join(allowed)}")
-        if not isinstance(self.score, bool):
-            raise ConfigError(f"score is {self.score!r}; it is true or false")
+        for name in ("score", "adapt"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it is true or false")
         for name in ("max_passes", "seed"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < (name == "max_passes"):

@@ -19,6 +19,7 @@ from calib.model.problem import Problem
 from calib.model.tails import MULTIPLES
 from calib.solve.conditions import conditions_of
 from calib.solve.gauge import star_functional
+from calib.solve.influence import stability
 from calib.solve.kernels import basis
 from calib.solve.methods import Solved
 from calib.tables.measurements import Measurements
@@ -115,6 +116,7 @@ _ORDER = (
     "zeropoint_err", "mjd", "airmass", "seeing", "sky", "exptime", "ra", "dec", "cloud_extinction",
     "cloud_extinction_err", "photometric_probability", "extinction_coefficient", "excess_noise", "error_scale",
     *SURFACE_COLUMNS, "limiting_mag", "quality", "flag",
+    "stability",
 )  # fmt: skip
 
 
@@ -234,6 +236,9 @@ def _zeropoints(
         "quality": quality,
         "flag": flags,
     }
+    moved = stability(fit)
+    if moved is not None:
+        columns["stability"] = np.where(linked, moved, np.nan)
     for k in range(1, K):
         columns[SURFACE_COLUMNS[k - 1]] = np.where(linked, fit.estimate.theta[:n, k], np.nan)
     levels = fit.terms.border.levels

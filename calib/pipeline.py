@@ -6,7 +6,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from calib.tables.measurements import Measurements, read_measurements
 from calib.tables.reference import read_reference
 from calib.version import __version__
 
+if TYPE_CHECKING:
+    from calib.learn.adapt import Adaptation
+
 Progress = Callable[[str, int, float], None]
 
 MARGIN = {"wls": 0.1, "robust": 0.0, "learned": 0.01}
@@ -34,8 +37,9 @@ The learned answer differs from the robust one by little, and on the same stars:
 """
 LEARNED_MEASUREMENTS, LEARNED_EXPOSURES = 3_000, 20
 """Smaller surveys are not tried by the learned method: their held-out stars could not tell."""
-LEARNED_MOST = 1_000_000
-"""Larger ones neither, unless it is asked for: the networks hold about 2.6 kB a measurement."""
+LEARNED_MOST = 4_000_000
+"""Larger ones neither, unless it is asked for: features and networks hold about 0.6 kB a measurement."""
+AS_TRAINED = (0.0, 0.0, 0.0)
 SCORED_MEASUREMENTS = 1_000_000
 """Larger surveys score their methods on a connected part of themselves."""
 
@@ -108,6 +112,7 @@ def calibrate(
         "method": method,
         "method_reason": why["reason"],
         "scores": {name: _score_json(s) for name, s in scores.items()},
+        "adaptation": why["adaptation"],
         "terms_tried": [{"terms": t.name, "log_evidence": t.evidence} for t in solved.trials],
         "components": made.components,
         "counts": measurements.counts
@@ -132,17 +137,23 @@ def calibrate(
 
 def _solve(
     problem: Problem, config: Config, progress: Progress | None, clock: _Clock
-) -> tuple[Solved, dict[str, SplitScore], dict[str, str]]:
+) -> tuple[Solved, dict[str, SplitScore], dict[str, Any]]:
     """The method that was asked for, or the one that held-out stars prefer, with the scores of all that were tried."""
     names = methods_tried(problem, config)
     solved: dict[str, Solved] = {}
+    adaptation: Adaptation | None = None
     for name in names:
         if name == "learned":
             from calib.learn.engine import solve_learned
 
             if progress:
                 progress("networks", 0, float("nan"))
-            solved[name] = solve_learned(problem, solved["robust"], config.seed, device=config.device)
+            if config.adapt:
+                from calib.learn.adapt import adapted
+
+                adaptation = adapted(problem, solved["robust"].fit, config, device=config.device)
+            shift = adaptation.shift if adaptation else AS_TRAINED
+            solved[name] = solve_learned(problem, solved["robust"], config.seed, device=config.device, shift=shift)
         else:
             solved[name] = (solve_robust if name == "robust" else solve_wls)(problem, config, progress)
     clock("solve")
@@ -153,16 +164,17 @@ def _solve(
             from calib.solve.select import trial_part
 
             part = trial_part(problem, SCORED_MEASUREMENTS, next(iter(solved.values())).fit.design)
-        for name, half in _halves(names, solved, config).items():
+        for name, half in _halves(names, solved, config, adaptation.shift if adaptation else AS_TRAINED).items():
             if progress:
                 progress(f"held-out stars, {name}", 0, float("nan"))
             scores[name] = score(part, half, config.seed)
         clock("held-out stars")
+    record = {"adaptation": adaptation.json() if adaptation else None}
     if config.method != "auto":
-        return solved[config.method], scores, {"method": config.method, "reason": "asked for"}
+        return solved[config.method], scores, record | {"method": config.method, "reason": "asked for"}
     finite = {name: s.score for name, s in scores.items() if np.isfinite(s.score)}
     if not finite:
-        return solved["robust"], scores, {"method": "robust", "reason": "too few stars to hold any out"}
+        return solved["robust"], scores, record | {"method": "robust", "reason": "too few stars to hold any out"}
     # a gain that the luck of a few exposures could have made is none
     luck = {name: 0.0 if name == "robust" else np.nan_to_num(scores[name].beyond(scores["robust"])) for name in finite}
     asked = {name: value + MARGIN[name] + float(luck[name]) for name, value in finite.items()}
@@ -171,7 +183,7 @@ def _solve(
     reason = f"held-out stars prefer it (score, smaller is better: {said})"
     if best == "robust" and min(finite, key=lambda name: finite[name]) != "robust":
         reason = f"held-out stars hardly tell methods apart (score, smaller is better: {said})"
-    return solved[best], scores, {"method": best, "reason": reason}
+    return solved[best], scores, record | {"method": best, "reason": reason}
 
 
 def methods_tried(problem: Problem, config: Config) -> list[str]:
@@ -182,7 +194,9 @@ def methods_tried(problem: Problem, config: Config) -> list[str]:
     return ["wls", "robust", "learned"] if fits else ["wls", "robust"]
 
 
-def _halves(names: list[str], solved: dict[str, Solved], config: Config) -> dict[str, Callable[[Problem], Half]]:
+def _halves(
+    names: list[str], solved: dict[str, Solved], config: Config, shift: tuple[float, float, float]
+) -> dict[str, Callable[[Problem], Half]]:
     """How each method solves half the stars; the learned one goes on from what the robust one found."""
     found: list[Solved] = []
 
@@ -196,7 +210,7 @@ def _halves(names: list[str], solved: dict[str, Solved], config: Config) -> dict
         from calib.learn.engine import solve_learned
 
         # the same halves in the same order
-        return solve_learned(stars, found.pop(0), config.seed, device=config.device).half()
+        return solve_learned(stars, found.pop(0), config.seed, device=config.device, shift=shift).half()
 
     def wls(stars: Problem) -> Half:
         return solve_wls(stars, config).half()

@@ -22,6 +22,7 @@ def _no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         "STRICT",
         "RESUME",
         "DEVICE",
+        "NO_ADAPT",
         "SEED",
         "PRESET",
         "DEBUG",

@@ -204,6 +204,30 @@ class TestSolve:
         assert status == 2
         assert "CALIB_METHOD" in err
 
+    def test_adaptation_by_flag_file_and_environment(self, tmp_path: Path, monkeypatch) -> None:
+        from calib.cli import parser
+        from calib.commands.options import config_of
+        from calib.config import ConfigError
+
+        def adapt(*argv: str) -> bool:
+            return config_of(parser().parse_args(["solve", "in.parquet", "--out", "o", *argv])).adapt
+
+        (tmp_path / "yes.toml").write_text("adapt = true\n")
+        (tmp_path / "no.toml").write_text("adapt = false\n")
+        yes, no = ("--config", str(tmp_path / "yes.toml")), ("--config", str(tmp_path / "no.toml"))
+        assert adapt()
+        assert not adapt("--no-adapt")
+        assert not adapt(*no)
+        assert not adapt(*yes, "--no-adapt")
+        monkeypatch.setenv("CALIB_NO_ADAPT", "1")
+        assert not adapt()
+        assert adapt(*yes)
+        monkeypatch.setenv("CALIB_NO_ADAPT", "0")
+        assert adapt()
+        monkeypatch.setenv("CALIB_NO_ADAPT", "perhaps")
+        with pytest.raises(ConfigError, match="CALIB_NO_ADAPT is 'perhaps'; it is 1 or 0"):
+            adapt()
+
     def test_strict(self, calib, survey: Path, tmp_path: Path, no_page) -> None:
         table = pl.read_parquet(survey / "measurements.parquet")
         lonely = table.head(3).with_columns(pl.lit(1).cast(pl.Int64).alias("exposure_id"), pl.col("star_id") * 0 + 5)

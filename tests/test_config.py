@@ -22,6 +22,7 @@ def test_defaults_survive_a_round_trip():
         ("seeing_response", True, "auto, on, off"),
         ("extinction", "no", "auto, on, off"),
         ("score", 1, "true or false"),
+        ("adapt", "no", "true or false"),
         ("max_passes", 0, "whole number"),
         ("max_passes", 2.5, "whole number"),
         ("max_passes", True, "whole number"),

@@ -113,6 +113,9 @@ def test_zeropoints(folder: tuple[Path, Path]) -> None:
     assert (solved["zeropoint_err"] > 0).all()
     assert solved["zeropoint_err"].is_finite().all()
     assert z["quality"].is_between(0, 1).all()
+    assert z.columns[-1] == "stability"
+    assert (solved["stability"] > 0).all()
+    assert z.filter(~pl.col("zeropoint").is_finite())["stability"].is_nan().all()
     assert z["flag"].dtype == pl.String
     assert z["flag"].null_count() == 0
     assert set(",".join(z["flag"]).split(",")) - {""} <= {f.name for f in FLAGS}

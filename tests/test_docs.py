@@ -28,7 +28,7 @@ def test_every_option_is_described() -> None:
     assert set(usage) == set(commands)
     for name, command in commands.items():
         options = {o for a in command._actions for o in a.option_strings if o.startswith("--")} - {"--help"}
-        assert set(re.findall(r"--[a-z]+", usage[name])) == options
+        assert set(re.findall(r"--[a-z]+(?:-[a-z]+)*", usage[name])) == options
         for option in options:
             assert f"`{option}" in text or option in ("--seed", "--stars", "--preset", "--exposures")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-CONFIGURED = frozenset({"method", "device", "columns"})
+CONFIGURED = frozenset({"method", "device", "columns", "no_adapt"})
 """Options that a configuration file may set too, and that come before the environment there."""
 _YES, _NO = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
 
@@ -13,6 +13,22 @@ _YES, _NO = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
 def variable(option: str) -> str | None:
     """Return the value of the variable that mirrors an option; None where it is unset or empty."""
     return os.environ.get(f"CALIB_{option.upper()}") or None
+
+
+def switch(option: str) -> bool | None:
+    """Return whether the variable that mirrors an option without a value sets it; None where it is unset or empty.
+
+    Raises
+    ------
+    ConfigError
+        It says neither yes nor no.
+    """
+    value = variable(option)
+    if value is None or value.lower() in _YES | _NO:
+        return None if value is None else value.lower() in _YES
+    from calib.config import ConfigError
+
+    raise ConfigError(f"CALIB_{option.upper()} is {value!r}; it is 1 or 0")
 
 
 def set_defaults(command: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from calib.commands.environment import variable
+from calib.commands.environment import switch, variable
 from calib.config import DEVICES, METHODS, Config, ConfigError
 from calib.tables.errors import InputError
 
@@ -33,6 +33,8 @@ def config_of(args: argparse.Namespace) -> Config:
             if value not in allowed:
                 raise ConfigError(f"CALIB_{name.upper()} is {value!r}; it is one of {', '.join(allowed)}")
             values[name] = value
+    if switch("no_adapt"):
+        values["adapt"] = False
     if args.config is not None:
         given = _from_file(args.config)
         columns |= given.pop("columns", {})
@@ -40,6 +42,8 @@ def config_of(args: argparse.Namespace) -> Config:
     for name in ("method", "device"):
         if getattr(args, name, None) is not None:
             values[name] = getattr(args, name)
+    if getattr(args, "no_adapt", False):
+        values["adapt"] = False
     columns |= parse_columns(args.columns or [], "--columns")
     return Config.from_mapping(values | {"columns": columns})
 

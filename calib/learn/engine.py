@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ from calib.model.problem import Problem
 from calib.solve import kernels
 from calib.solve.methods import Solved, stated
 from calib.solve.normal import NormalEquations
+from calib.solve.robust import RobustFit
 
 if TYPE_CHECKING:
     from calib.learn.ensemble import Ensemble
@@ -22,9 +23,55 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What the members say of a survey, tempered.
+
+    Attributes
+    ----------
+    weight, tie, response
+        Logarithms of factors, (members, n), (members, E, 3), (members, S).
+    outlier
+        (n,), added to the robust logits: the members' mean.
+    temperature
+        Factor on stated errors.
+    """
+
+    weight: NDArray[np.float32]
+    tie: NDArray[np.float32]
+    response: NDArray[np.float32]
+    outlier: NDArray[np.float32]
+    temperature: float
+
+    def factors(self) -> tuple[Array, Array, Array]:
+        """The geometric means over members."""
+        w, t, r = (np.exp(x.mean(0, dtype=float)) for x in (self.weight, self.tie, self.response))
+        return w, t, r
+
+
+def heard(problem: Problem, fit: RobustFit, ensemble: Ensemble | None = None, device: str = "auto") -> Heard:
+    """Ask the networks about a robust fit; arguments as for `solve_learned`."""
+    import torch
+
+    from calib.learn.ensemble import shipped
+
+    ensemble = ensemble or shipped()
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    said = ensemble.to(device).listen(features_of(problem, fit).to_hetero_data().to(device))
+
+    def values(name: str) -> NDArray[np.float32]:
+        """(members, ...)."""
+        return np.asarray(torch.stack([getattr(s, name) for s in said]).cpu().numpy())
+
+    weight, tie, response = (values(name) for name in ("weight", "tie", "response"))
+    return Heard(weight, tie, response, values("outlier").mean(0), ensemble.temperature)
+
+
 def solve_learned(
-    problem: Problem, robust: Solved, seed: int, ensemble: Ensemble | None = None, device: str = "auto"
-) -> Solved:
+    problem: Problem, robust: Solved, seed: int, ensemble: Ensemble | None = None, device: str = "auto",
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> Solved:  # fmt: skip
     """Solve with what the networks believe.
 
     Parameters
@@ -35,25 +82,13 @@ def solve_learned(
         The shipped one when not given.
     device
         ``cpu``, ``cuda`` or ``auto``, for the networks; the solve runs on the CPU.
+    shift
+        Added to the logarithms of the ties' factors (`calib.learn.adapt`).
     """
-    import torch
-
-    from calib.learn.ensemble import shipped
-
-    ensemble = ensemble or shipped()
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     fit = robust.fit
-    data = features_of(problem, fit).to_hetero_data()
-    said = ensemble.to(device).listen(data.to(device))
-
-    def values(name: str) -> Array:
-        """(members, ...)."""
-        return torch.stack([getattr(s, name) for s in said]).cpu().numpy().astype(float)
-
-    job = LearnedEquations(fit)
-    weight, tie, response = (values(name) for name in ("weight", "tie", "response"))
-    factors = np.exp(weight.mean(0)), np.exp(tie.mean(0)), np.exp(response.mean(0))
+    said = heard(problem, fit, ensemble, device)
+    said = replace(said, tie=said.tie + np.array(shift, np.float32))
+    job, factors = LearnedEquations(fit), said.factors()
     equations = job.equations(*factors)
     estimate, informed = equations.estimate(), job.equations(*factors, scale=job.loss)
     found = replace(
@@ -62,16 +97,17 @@ def solve_learned(
         weighted=replace(fit.weighted, w=equations.w),
     )  # fmt: skip
     solved = stated(found, robust.trials, seed)
-    disagreement = ensemble_variance(job, equations, estimate.residual, estimate.theta, weight, tie)
+    disagreement = ensemble_variance(job, equations, estimate.residual, estimate.theta, said.weight, said.tie)
     return replace(
-        solved, inflation=solved.inflation * ensemble.temperature, beyond=solved.beyond + disagreement,
-        outlier=_probability(outlier_logit(problem, fit) + values("outlier").mean(0)).astype(np.float32),
+        solved, inflation=solved.inflation * said.temperature, beyond=solved.beyond + disagreement,
+        outlier=_probability(outlier_logit(problem, fit) + said.outlier).astype(np.float32),
     )  # fmt: skip
 
 
 def ensemble_variance(
-    job: LearnedEquations, equations: NormalEquations, residual: Array, theta: Array, weight: Array, tie: Array
-) -> Array:
+    job: LearnedEquations, equations: NormalEquations, residual: NDArray[np.floating], theta: Array,
+    weight: NDArray[np.floating], tie: NDArray[np.floating],
+) -> Array:  # fmt: skip
     """(E,), variance of zero-points over the members, mag^2, to first order about their mean.
 
     ``H dx = sum dw_i r_i A_i - sum dpi_t c_t (c_t . x - mu_t)``: one right-hand side a member, on the solve's factor.
@@ -85,13 +121,14 @@ def ensemble_variance(
     rhs = np.zeros((*equations.prior.rhs.shape, members))
     ties, gap = job.ties, job.ties.away(theta)
     residual = np.nan_to_num(np.asarray(residual, float))
+    mean_weight, mean_tie = weight.mean(0, dtype=float), tie.mean(0, dtype=float)
     for k in range(members):
         out = np.zeros(equations.prior.rhs.shape)
-        pulled = residual * (weight[k] - weight.mean(0))
+        pulled = residual * (weight[k] - mean_weight)
         kernels.right_hand_side(
             design.graph.star_ptr, design.graph.exposure, pulled, equations.w, equations.star_inverse, *place, out
         )
-        change = ties.precision * np.exp(ties.factors(tie.mean(0))) * ties.factors(tie[k] - tie.mean(0))
+        change = ties.precision * np.exp(ties.factors(mean_tie)) * ties.factors(tie[k] - mean_tie)
         for j in range(4):
             np.add.at(out, (ties.unknown[:, j], ties.component), -change * gap * ties.coefficient[:, j])
         rhs[..., k] = out

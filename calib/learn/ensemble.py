@@ -7,10 +7,9 @@ import os
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
-
+from calib.learn.fast import Belief, FastNetwork
 from calib.learn.features import EXPOSURE, MEASUREMENT, NIGHT, STAR
 from calib.learn.network import Network, Said
 
@@ -23,6 +22,14 @@ FEATURES = {"measurement": MEASUREMENT, "star": STAR, "exposure": EXPOSURE, "nig
 
 class WeightsError(ValueError):
     """Weights that cannot be used; the message names the file and what to do."""
+
+
+S = TypeVar("S", Said, Belief)
+
+
+def tempered(said: S) -> S:
+    """With `STRENGTH` of its factors' logarithms."""
+    return said._replace(weight=STRENGTH * said.weight, tie=STRENGTH * said.tie, response=STRENGTH * said.response)
 
 
 @dataclass
@@ -43,13 +50,9 @@ class Ensemble:
     temperature: float = 1.0
     card: dict[str, Any] = field(default_factory=dict)
 
-    def listen(self, data: Any) -> list[Said]:
+    def listen(self, data: Any) -> list[Belief]:
         """What each member says of a survey's features, its factors tempered by `STRENGTH`."""
-        with torch.no_grad():
-            said = [member(data) for member in self.members]
-        return [
-            s._replace(weight=STRENGTH * s.weight, tie=STRENGTH * s.tie, response=STRENGTH * s.response) for s in said
-        ]
+        return [tempered(FastNetwork(member)(data)) for member in self.members]
 
     def to(self, device: str) -> Ensemble:
         """Move the members."""

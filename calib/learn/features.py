@@ -124,14 +124,13 @@ def features_of(problem: Problem, fit: RobustFit) -> Features:
 
     bright = problem.m - _per_band(problem.m, problem.band[node])
     error = np.log(np.maximum(fit.err, 1e-9)) - _per_band(np.log(np.maximum(fit.err, 1e-9)), problem.band[node])
-    measurement = np.stack(
-        [
+    measurement = _columns(
+        (
             np.arcsinh(t), np.minimum(np.abs(t), LARGEST), np.log(np.maximum(w * variance, 1e-4)), error,
             np.arcsinh(bright / 2.0), np.sqrt(leverage), field[:, 0], field[:, 1], np.arcsinh(response),
             fit.noise.error_scale2[node] * fit.err.astype(float) ** 2 / variance, fit.weighted.variability[star]
             / variance, local_mean, local_count, field[:, 2], np.full(t.size, has_response),
-        ],
-        axis=1,
+        )
     )  # fmt: skip
 
     def of_star(x: Array) -> Array:
@@ -172,13 +171,20 @@ def features_of(problem: Problem, fit: RobustFit) -> Features:
     night, night_of = _nights(fit, n_nodes)
     links = links_of(graph, w, residual)
     return Features(
-        _finite(measurement), _finite(of_stars), _finite(of_exposures), _finite(night), star.astype(np.int64),
+        measurement, _finite(of_stars), _finite(of_exposures), _finite(night), star.astype(np.int64),
         node.astype(np.int64), night_of, links, soft.astype(np.float32),
     )  # fmt: skip
 
 
 def _finite(x: Array) -> Floats:
     return np.clip(np.nan_to_num(x, nan=0.0, posinf=10.0, neginf=-10.0), -10.0, 10.0).astype(np.float32)
+
+
+def _columns(columns: tuple[Array, ...]) -> Floats:
+    out = np.empty((columns[0].size, len(columns)), np.float32)
+    for k, x in enumerate(columns):
+        out[:, k] = _finite(x)
+    return out
 
 
 def _per_band(values: NDArray[np.floating], band: NDArray[np.int32]) -> Array:

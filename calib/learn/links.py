@@ -16,6 +16,8 @@ PARTNERS = 6
 """Other measurements of the same star that a measurement is compared with, spread over its visits."""
 MOST_PAIRS = 2_000_000
 """Pairs looked at; larger surveys look at some of their stars."""
+DENSE = 4_000_000
+"""Pairs of exposures of which there may be a table; of more exposures the pairs are sorted."""
 LINK = ("shared", "difference", "scatter")
 
 
@@ -43,11 +45,13 @@ def links_of(graph: MeasurementGraph, w: NDArray[np.float64], residual: NDArray[
     key, values = _pairs(graph.star_ptr, graph.exposure, np.asarray(w, float), residual, step, graph.n_exposures)
     if not key.size:
         return Links(np.zeros((2, 0), np.int64), np.zeros((0, len(LINK)), np.float32))
-    unique, which = np.unique(key, return_inverse=True)
-    count, weight, mean, square = (
-        np.bincount(which, minlength=unique.size).astype(float),
-        *(np.bincount(which, values[:, k], unique.size) for k in range(3)),
-    )
+    if graph.n_exposures**2 <= DENSE:
+        unique = np.flatnonzero(np.bincount(key, minlength=graph.n_exposures**2))
+        sums = [np.bincount(key, x, graph.n_exposures**2)[unique] for x in (None, *values)]
+    else:
+        unique, which = np.unique(key, return_inverse=True)
+        sums = [np.bincount(which, x, unique.size) for x in (None, *values)]
+    count, weight, mean, square = (x.astype(float) for x in sums)
     low, high = unique // graph.n_exposures, unique % graph.n_exposures
     significance = np.arcsinh(mean / np.sqrt(np.maximum(weight, 1e-30)))
     scatter = np.log(square / count + 0.05)
@@ -66,7 +70,7 @@ def _pairs(star_ptr, node, w, residual, step, n_nodes):
         n = star_ptr[s + 1] - star_ptr[s]
         total += n * min(n - 1, PARTNERS) if n > 1 else 0
     key = np.empty(total, np.int64)
-    values = np.empty((total, 3))
+    values = np.empty((3, total))
     k = 0
     for s in range(0, star_ptr.size - 1, step):
         low = star_ptr[s]
@@ -88,8 +92,8 @@ def _pairs(star_ptr, node, w, residual, step, n_nodes):
                     e, f, d = f, e, -d
                 weight = w[i] * w[j] / (w[i] + w[j])
                 key[k] = np.int64(e) * n_nodes + f
-                values[k, 0] = weight
-                values[k, 1] = weight * d
-                values[k, 2] = min(weight * d * d, 36.0)
+                values[0, k] = weight
+                values[1, k] = weight * d
+                values[2, k] = min(weight * d * d, 36.0)
                 k += 1
-    return key[:k], values[:k]
+    return key[:k], values[:, :k]

@@ -7,6 +7,7 @@ and are bounded; none moves a magnitude.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -69,12 +70,50 @@ def star_parts(star: Tensor, n_stars: int, most: int) -> list[Part]:
         at = int(star[row])
         if at > cuts[-1]:
             cuts.append(at)
-    rows = [0, *torch.searchsorted(star, torch.tensor(cuts[1:], dtype=star.dtype)).tolist(), n]
+    rows = [0, *torch.searchsorted(star, torch.tensor(cuts[1:], dtype=star.dtype, device=star.device)).tolist(), n]
     cuts.append(n_stars)
     return [
         Part(slice(a, b), slice(i, j))
         for a, b, i, j in zip(cuts[:-1], cuts[1:], rows[:-1], rows[1:], strict=True)
     ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What of a network is there: all of it, but where benchmarks/ablation.py asks what a part is worth.
+
+    A part that is off says nothing; parameters are the same.
+
+    Attributes
+    ----------
+    autoencoder
+        The code of a star's other measurements and what it expects of each.
+    exposure_messages
+        From measurements to their exposure.
+    star_messages
+        From measurements and exposures to a star, and back.
+    links, nights
+        Between exposures that share stars, and between those of a night.
+    weights, ties, responses
+        The factors that are said.
+    """
+
+    autoencoder: bool = True
+    exposure_messages: bool = True
+    star_messages: bool = True
+    links: bool = True
+    nights: bool = True
+    weights: bool = True
+    ties: bool = True
+    responses: bool = True
+
+
+ALL = Parts()
+
+
+def present(x: Tensor, there: bool) -> Tensor:
+    """The tensor, or zeros where its part is off."""
+    return x if there else torch.zeros_like(x)
 
 
 class LinkMessages(MessagePassing):  # type: ignore[misc]
@@ -130,10 +169,17 @@ KNOWN = [i for i, name in enumerate(MEASUREMENT) if name not in OWN_RESIDUAL]
 
 
 class Network(nn.Module):
-    """One member of the ensemble."""
+    """One member of the ensemble.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    parts
+        Which are there.
+    """
+
+    def __init__(self, parts: Parts = ALL) -> None:
         super().__init__()
+        self.parts = parts
         m, s, e, g = len(MEASUREMENT), len(STAR), len(EXPOSURE), len(NIGHT)
         self.normalise = nn.ModuleDict(
             {"measurement": Normalise(m), "star": Normalise(s), "exposure": Normalise(e), "night": Normalise(g),
@@ -175,7 +221,8 @@ class Network(nn.Module):
         count = sums[:, -1:].clamp(min=1.0)
         mean, square = sums[:, :WIDTH] / count, sums[:, WIDTH:-1] / count
         spread = ((square - mean**2).clamp(min=0.0) + 1e-6).sqrt()
-        h_e = self.dropout(self.exposures(data, torch.cat([x_e, mean, spread], 1)))
+        gathered = present(torch.cat([mean, spread], 1), self.parts.exposure_messages)
+        h_e = self.dropout(self.exposures(data, torch.cat([x_e, gathered], 1)))
         if len(parts) == 1 and heard is not None:
             said = [self.believed(data, parts[0], h_e, *heard)]
         else:
@@ -183,9 +230,9 @@ class Network(nn.Module):
         own, of_star = torch.cat([s[0] for s in said]), torch.cat([s[1] for s in said])
         decoded = Decoded(*(torch.cat([s[2][k] for s in said]) for k in range(4)))
         return Said(
-            LARGEST_WEIGHT * torch.tanh(own[:, 0] / LARGEST_WEIGHT),
-            LARGEST_TIE * torch.tanh(self.tie_head(h_e) / LARGEST_TIE),
-            LARGEST_TIE * torch.tanh(of_star[:, 0] / LARGEST_TIE),
+            present(LARGEST_WEIGHT * torch.tanh(own[:, 0] / LARGEST_WEIGHT), self.parts.weights),
+            present(LARGEST_TIE * torch.tanh(self.tie_head(h_e) / LARGEST_TIE), self.parts.ties),
+            present(LARGEST_TIE * torch.tanh(of_star[:, 0] / LARGEST_TIE), self.parts.responses),
             own[:, 1], of_star[:, 1], decoded,
         )  # fmt: skip
 
@@ -197,7 +244,8 @@ class Network(nn.Module):
         around = context[data["measurement"].exposure[rows]]
         decoded = self.autoencoder(x_m, x_m[:, KNOWN], around, star, x_s.shape[0])
         expected = torch.stack([decoded.mean, decoded.log_variance, decoded.outlier.clamp(-8, 8)], 1)
-        return self.dropout(self.measurement(torch.cat([x_m, x_s[star], decoded.code, expected], 1))), decoded
+        coded = present(torch.cat([decoded.code, expected], 1), self.parts.autoencoder)
+        return self.dropout(self.measurement(torch.cat([x_m, x_s[star], coded], 1))), decoded
 
     def believed(
         self, data: Any, part: Part, h_e: Tensor, h: Tensor, decoded: Decoded
@@ -208,7 +256,8 @@ class Network(nn.Module):
         n = x_s.shape[0]
         around = h_e[data["measurement"].exposure[part.rows]]
         visits = pooled(torch.ones_like(h[:, :1]), star, n).clamp(min=1.0)
-        h_s = self.star(torch.cat([x_s, pooled(h, star, n) / visits, pooled(around, star, n) / visits], 1))
+        gathered = torch.cat([pooled(h, star, n) / visits, pooled(around, star, n) / visits], 1)
+        h_s = self.star(torch.cat([x_s, present(gathered, self.parts.star_messages)], 1))
         return self.weight_head(torch.cat([h, around, h_s[star]], 1)), self.star_head(h_s), decoded
 
     def exposures(self, data: Any, seen: Tensor) -> Tensor:
@@ -220,8 +269,9 @@ class Network(nn.Module):
         member, night = data["exposure", "in", "night"].edge_index
         x_g = self.normalise["night"](data["night"].x)
         for layer in self.links:
-            h = layer(h, links.edge_index, attr, shared)
-            if x_g.shape[0]:
+            if self.parts.links:
+                h = layer(h, links.edge_index, attr, shared)
+            if self.parts.nights and x_g.shape[0]:
                 count = pooled(torch.ones_like(h[member, :1]), night, x_g.shape[0]).clamp(min=1.0)
                 of_night = pooled(h[member], night, x_g.shape[0]) / count
                 g = self.night(torch.cat([x_g, of_night], 1))

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from calib.learn.ensemble import Ensemble
+from calib.learn.ensemble import Ensemble, tempered
 from calib.learn.losses import NAMES, Lesson, losses_of
-from calib.learn.network import Network, Said
+from calib.learn.network import ALL, Network, Parts, Said
 from calib.learn.samples import cached, load
 
 DEPARTURE = 0.01
@@ -50,6 +50,10 @@ class Plan:
         Steps between looks at the surveys held out, and between checkpoints.
     seed
         Of everything.
+    parts
+        Of the networks.
+    auxiliary
+        Whether reconstruction, outliers and variable stars are losses too.
     """
 
     surveys: int = 300
@@ -60,6 +64,8 @@ class Plan:
     average: float = 0.98
     every: int = 50
     seed: int = 1
+    parts: Parts = ALL
+    auxiliary: bool = True
 
     def __post_init__(self) -> None:
         for name in ("surveys", "steps", "batch", "members", "every"):
@@ -77,15 +83,23 @@ class LossBalance(nn.Module):
     """Losses balanced by learned uncertainties: ``sum exp(-s) L + s / 2`` (Kendall et al. 2018, arXiv:1705.07115).
 
     The two of the zero-points, which are what the solve is for, keep their weight of one.
+
+    Parameters
+    ----------
+    auxiliary
+        Whether the others count.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, auxiliary: bool = True) -> None:
         super().__init__()
+        self.auxiliary = auxiliary
         self.log_variance = nn.Parameter(torch.zeros(len(NAMES) - 2))
 
     def forward(self, losses: dict[str, Tensor]) -> Tensor:
         """Return the loss to minimise."""
         total = losses["zeropoint"] + losses["likelihood"]
+        if not self.auxiliary:
+            return total
         for s, name in zip(self.log_variance, NAMES[2:], strict=True):
             total = total + torch.exp(-s) * losses[name] + 0.5 * s
         return total
@@ -109,12 +123,12 @@ class Pupil:
     def __init__(self, plan: Plan, member: int, lessons: list[Lesson], start: Network | None = None) -> None:
         self.plan, self.member, self.lessons = plan, member, lessons
         torch.manual_seed(1000 * plan.seed + member)
-        self.network, self.balance = Network(), LossBalance()
+        self.network, self.balance = Network(plan.parts), LossBalance(plan.auxiliary)
         if start is None:
             fit_normalisation(self.network, lessons)
         else:
             self.network.load_state_dict(start.state_dict())
-        self.average = Network().eval()
+        self.average = Network(plan.parts).eval()
         self.average.load_state_dict(self.network.state_dict())
         self.step, self.best, self.best_state = 0, math.inf, self._copy()
         self.fine = start is not None
@@ -166,6 +180,12 @@ class Pupil:
         if seen["loss"] < self.best:
             self.best, self.best_state = seen["loss"], self._copy()
         return seen
+
+    def taught(self) -> Network:
+        """The network that was best on the surveys held out."""
+        network = Network(self.plan.parts)
+        network.load_state_dict(self.best_state)
+        return network.eval()
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on."""
@@ -301,12 +321,7 @@ def train(
             if late and not (member == plan.members - 1 and pupil.step == plan.steps):
                 _spend(folder, spent + time.monotonic() - begin)
                 raise OutOfTime(where)
-    networks = []
-    for pupil in pupils:
-        network = Network()
-        network.load_state_dict(pupil.best_state)
-        networks.append(network.eval())
-    ensemble = Ensemble(networks)
+    ensemble = Ensemble([pupil.taught() for pupil in pupils])
     scores = together(ensemble, held_out)
     ensemble.temperature = float(np.clip(math.sqrt(scores["pull2"]), 0.8, 1.5))
     _spend(folder, spent + time.monotonic() - begin)
@@ -326,7 +341,7 @@ class _Together(nn.Module):
         self.ensemble = ensemble
 
     def forward(self, data: Any) -> Any:
-        said = self.ensemble.listen(data)
+        said = [tempered(member(data)) for member in self.ensemble.members]
 
         def mean(name: str) -> Tensor:
             return torch.stack([getattr(s, name) for s in said]).mean(0)

@@ -70,7 +70,8 @@ def sections(material: Material) -> list[Section]:
             ),
             _section(
                 "residuals", "Residuals",
-                [residuals.against_magnitude(material), residuals.on_sky(material), residuals.weights(material)],
+                [residuals.against_magnitude(material), residuals.on_sky(material), residuals.weights(material),
+                 residuals.weight_ratios(material)],
             ),
             _section(
                 "terms", "Terms beyond the zero-point",

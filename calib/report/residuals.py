@@ -193,6 +193,45 @@ def weights(material: Material) -> Picture | None:
     )
 
 
+def weight_ratios(material: Material) -> Picture | None:
+    """How weights are spread about those of the reported errors, which are all one."""
+    sample = material.sample
+    if "reported_err" not in sample.columns:
+        return None
+    sample = sample.filter(pl.col("reported_err").is_finite(), pl.col("reported_err") > 0, pl.col("weight") > 0)
+    if sample.height < 4 * LEAST:
+        return None
+    error = sample["reported_err"].to_numpy().astype(float)
+    ratio = np.log10(sample["weight"].to_numpy().astype(float) * error**2)
+    low, high = (float(q) for q in np.quantile(ratio, [0.002, 0.998]))
+    middle, spread = float(np.median(ratio)), float(np.subtract(*np.quantile(ratio, [0.84, 0.16])))
+    low, high = min(low, -0.1), max(high, 0.1)
+    figure = style.new_figure(style.HALF, 3.1)
+    axes = figure.subplots()
+    edges = np.linspace(low, high, 61)
+    share = np.histogram(np.clip(ratio, low, high), edges)[0] / ratio.size
+    axes.stairs(100.0 * share, edges, fill=True, color=style.SERIES[0], alpha=0.35)
+    axes.stairs(100.0 * share, edges, color=style.SERIES[0], lw=1.2)
+    axes.axvline(0.0, color=style.MUTED, lw=1.0, ls=(0, (4, 2)), label="as reported")
+    axes.axvline(middle, color=style.SERIES[0], lw=1.2, label="median")
+    whole = np.arange(np.ceil(low), np.floor(high) + 1)
+    ticks = whole if whole.size > 1 else np.round(np.linspace(low, high, 4), 1)
+    axes.set_xticks(ticks, [f"{10.0**t:.3g}" for t in ticks])
+    axes.set_xlim(low, high)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("weight over that of the reported error")
+    axes.set_ylabel("measurements (%)")
+    axes.legend(loc="upper left")
+    return Picture(
+        "How much weights vary",
+        style.to_svg(figure, "weightratios", "Histogram of weights over those of the reported errors."),
+        "Histogram of weights over those of the reported errors.",
+        "Were reported errors believed, every measurement would stand at 1. The median weight is "
+        f"{10.0**middle:.2g} of that, and the middle two thirds spread over a factor of {10.0**spread:.2g}: what was "
+        f"learned of floors, exposures, variable stars and outliers. {_sampled(material)}",
+    )
+
+
 def _sampled(material: Material) -> str:
     if material.every == 1:
         return ""

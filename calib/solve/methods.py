@@ -73,13 +73,17 @@ def solve_robust(problem: Problem, config: Config, progress: Progress | None = N
 
 def resolve_robust(problem: Problem, like: RobustFit, config: Config) -> Solved:
     """The robust solve of part of the stars with the terms that the whole survey chose; all variances learned anew."""
+    return stated(refit(problem, like, config), [], config.seed)
+
+
+def refit(problem: Problem, like: RobustFit, config: Config) -> RobustFit:
+    """As `resolve_robust`, without what its errors take."""
     noise = like.noise.copy() if problem.survey_nodes is None else like.noise.at(problem.survey_nodes)
     design = design_of(problem, like.design.degree, like.design.star_block == 2)
-    found = fit(
+    return fit(
         design, problem.m, problem.err, problem.band, border_of(problem, design, config), noise=noise,
         max_passes=config.max_passes, tolerance=config.tolerance,
     )  # fmt: skip
-    return stated(found, [], config.seed)
 
 
 def solve_wls(problem: Problem, config: Config, progress: Progress | None = None) -> Solved:

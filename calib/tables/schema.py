@@ -106,6 +106,10 @@ _ZEROPOINTS = (
         "quality", "float64", "", "From 0 to 1; ranks exposures by their expected error.", "meta.code.qual", True
     ),
     OutputColumn("flag", "string", "", "Names of flags joined by commas; empty where all is well.", "meta.code", True),
+    OutputColumn(
+        "stability", "float64", "mag", "Largest change of zeropoint if one of its measurements is left out.",
+        "stat.max;arith.diff",
+    ),
 )
 
 _STARS = (

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from calib.learn.autoencoder import StarAutoencoder
+from calib.learn.fast import FastNetwork
 from calib.learn.features import EXPOSURE, MEASUREMENT, NIGHT, STAR, features_of
 from calib.learn.network import Network, star_parts
 
@@ -47,6 +48,43 @@ def test_stars_in_parts_are_stars_at_once(sample, network):
     assert len(star_parts(data["measurement"].star, data["star"].x.shape[0], 200)) > 3
     for name in ("weight", "tie", "response", "outlier", "variable"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("which", ["sample", "bare"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_fast_is_the_network(which, threads, network, request):
+    found = request.getfixturevalue(which)
+    problem, fit = (found.problem, found.fit) if which == "sample" else found
+    data = features_of(problem, fit).to_hetero_data()
+    for name, layer in network.normalise.items():  # as if trained
+        layer.mean.fill_(0.1)
+        layer.spread.fill_(0.7 if name == "measurement" else 1.3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            slow = network(data)
+        for most in (None, 300):
+            fast = FastNetwork(network)(data, most)
+            for name in fast._fields:
+                torch.testing.assert_close(getattr(fast, name), getattr(slow, name), rtol=1e-4, atol=2e-5)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+        for layer in network.normalise.values():
+            layer.mean.zero_()
+            layer.spread.fill_(1.0)
+
+
+def test_stars_without_company_are_heard_too(network, sample):
+    """Every star once: a code of no others, whatever the part."""
+    data = features_of(sample.problem, sample.fit).to_hetero_data()
+    n = data["measurement"].x.shape[0]
+    data["star"].x = data["star"].x[data["measurement"].star]
+    data["measurement"].star = torch.arange(n)
+    with torch.no_grad():
+        slow = network(data)
+    torch.testing.assert_close(FastNetwork(network)(data, 100).weight, slow.weight, rtol=1e-4, atol=2e-5)
 
 
 def test_answers_are_bounded(sample, network):

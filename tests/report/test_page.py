@@ -14,7 +14,7 @@ from calib.report import write_report
 from calib.tables import InputError
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
-PICTURES = 11
+PICTURES = 12
 """Figures of the full solution."""
 
 

@@ -1,0 +1,134 @@
+"""Adaptation: finds ties that are wrong from stars alone, keeps nothing else, and is blind to the scale of a group."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from calib.config import Config
+from calib.learn import adapt
+from calib.learn.adapt import Group, Pair, adapted, best_shift, judged, quarters
+from calib.learn.engine import Heard, heard, solve_learned
+from calib.learn.exact import LearnedEquations
+from calib.model.problem import Problem
+from calib.pipeline import calibrate
+from calib.simulate import SurveySpec, simulate
+from calib.simulate.bounds import zeropoint_errors
+from calib.solve.methods import refit, stated
+from calib.solve.select import robust_fit
+from calib.tables import read_measurements
+
+SPEC = SurveySpec(n_exposures=60, stars_per_exposure=60, nights=6, visits=6, cloudy_nights=0.6, fov_deg=0.8)
+
+
+@pytest.fixture(scope="module")
+def survey():
+    """A cloudy survey, its robust fit and those of its quarters."""
+    made = simulate(SPEC, 79)
+    config = Config(method="robust", score=False, surface="plane", seeing_response="off", extinction="on")
+    problem = Problem.of(read_measurements(made.measurements, exposures=made.exposures), config)
+    fit, _ = robust_fit(problem, config)
+    truth = problem.nodes.select("exposure_id").join(
+        made.truth_exposures.select("exposure_id", "zeropoint"), on="exposure_id", how="left", maintain_order="left"
+    )
+    parts = [(part, refit(part, fit, config)) for part in quarters(problem, config.seed)]
+    return problem, fit, parts, truth["zeropoint"].to_numpy(), config
+
+
+def said(problem, fit, jitter):
+    """Networks that would hold every zero-point to its night by e^jitter more than the robust fit does."""
+    tie = np.zeros((2, fit.design.n_nodes, 3), np.float32)
+    tie[:, :, 0] = jitter
+    n, stars = problem.m.size, fit.design.n_stars
+    nothing = np.zeros((2, n), np.float32)
+    return Heard(nothing, tie, np.zeros((2, stars), np.float32), nothing[0], 1.0)
+
+
+def groups_of(survey, jitter):
+    return [Group.of(fit, said(part, fit, jitter)) for part, fit in survey[2]]
+
+
+def test_quarters_hold_every_star_once(survey):
+    problem, _, parts, _, _ = survey
+    names = [set(part.stars["star_id"]) for part, _ in parts]
+    assert sum(len(n) for n in names) == len(set.union(*names)) == problem.stars["star_id"].n_unique()
+    assert sum(part.m.size for part, _ in parts) == problem.m.size
+
+
+def test_ties_that_are_far_too_tight_are_loosened(survey):
+    problem, fit, _, truth, _ = survey
+    found = judged(groups_of(survey, 6.0))
+    assert found.kept
+    assert found.gain > 0
+    assert found.shift[0] < -0.5
+    whole = Group.of(fit, said(problem, fit, 6.0))
+    component = fit.equations.topology.component
+
+    def rms(shift):
+        return zeropoint_errors(whole.zeropoints(np.array(shift)), truth, component).rms
+
+    assert rms(found.shift) < 0.95 * rms((0.0, 0.0, 0.0))
+
+
+def test_ties_as_the_data_have_them_are_left_alone(survey):
+    found = judged(groups_of(survey, 0.0))
+    assert found.kept == (found.significance > adapt.SURE)
+    assert found.kept or found.shift == (0.0, 0.0, 0.0)
+    assert np.abs(found.shift).max() < 1.0
+
+
+def test_a_group_on_another_scale_says_the_same(survey):
+    a, b = groups_of(survey, 2.0)[:2]
+    shift = np.array([0.3, -0.2, 0.1])
+    before = Pair(a, b).pulls(shift)
+    np.testing.assert_allclose(Pair(a, replace(b, free=b.free + 5.0)).pulls(shift), before, atol=1e-9)
+
+
+def test_it_is_the_least(survey):
+    pairs = [Pair(*groups_of(survey, 4.0)[:2])]
+
+    def loss(q):
+        return adapt.huber(pairs[0].pulls(q)).sum() + 0.5 * ((q / adapt.SCATTER) ** 2).sum()
+
+    q = best_shift(pairs)
+    assert loss(q) < loss(np.zeros(3))
+    for k in range(3):
+        for step in (-0.3, 0.3):
+            assert loss(q) <= loss(q + step * np.eye(3)[k]) + 0.02
+
+
+def test_shifts_are_the_solve_s_too(survey):
+    """The engine with shifts is the group of all stars with them."""
+    problem, fit, _, _, _ = survey
+    shift = (-1.0, 0.5, 0.0)
+    learned = solve_learned(problem, stated(fit, [], 1), 1, device="cpu", shift=shift)
+    n = fit.design.n_nodes
+    group = Group.of(fit, heard(problem, fit, device="cpu"))
+    centred = LearnedEquations(fit).centring
+    np.testing.assert_allclose(
+        centred(learned.fit.estimate.theta[:n, 0].copy()), centred(group.zeropoints(np.array(shift))), atol=2e-6
+    )
+
+
+def test_small_surveys_and_those_without_ties_are_not_tried(survey, bare, monkeypatch):
+    problem, fit, _, _, config = survey
+    assert problem.m.size < adapt.ADAPT_MEASUREMENTS
+    assert adapted(problem, fit, config) is None
+    monkeypatch.setattr(adapt, "ADAPT_MEASUREMENTS", 100)
+    monkeypatch.setattr(adapt, "ADAPT_EXPOSURES", 10)
+    assert adapted(*bare, config) is None
+    found = adapted(problem, fit, config, device="cpu")
+    assert found is not None
+    assert found.json()["kept"] in (True, False)
+    again = adapted(problem, fit, config, device="cpu")
+    assert again == found
+
+
+def test_a_run_says_what_was_found(monkeypatch):
+    made = simulate(SPEC, 79)
+    monkeypatch.setattr(adapt, "ADAPT_MEASUREMENTS", 100)
+    config = Config(method="learned", score=False, surface="plane", seeing_response="off", device="cpu", max_passes=6)
+    found = calibrate(made.measurements, made.exposures, config=config).diagnostics["adaptation"]
+    assert set(found) == {"shift", "gain", "significance", "kept"}
+    without = calibrate(made.measurements, made.exposures, config=replace(config, adapt=False))
+    assert without.diagnostics["adaptation"] is None
