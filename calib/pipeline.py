@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from calib.config import Config
+from calib.config import Config, ConfigError
+from calib.covariance import KEPT_MEASUREMENTS, MOST_EXPOSURES
 from calib.memory import give_back
 from calib.model.catalogue import with_catalogue
 from calib.model.problem import Problem
@@ -46,6 +47,7 @@ def calibrate(
     config: Config | None = None,
     *,
     progress: Progress | None = None,
+    keep_covariance: bool = False,
 ) -> Solution:
     """Zero-point of every exposure from stars measured again and again.
 
@@ -63,11 +65,16 @@ def calibrate(
         Choices; the defaults serve most surveys.
     progress
         Called with (stage, pass, change) as the solve goes on.
+    keep_covariance
+        Whether a survey of more than a million measurements keeps its equations in memory for `Solution.covariance`;
+        smaller ones do.
 
     Raises
     ------
     calib.tables.InputError
         A table cannot be used; the message is one line.
+    calib.config.ConfigError
+        The whole covariance of too many zero-points is asked for.
     """
     config = config or Config()
     clock = _Clock()
@@ -81,6 +88,12 @@ def calibrate(
     if problem.m.size == 0:
         raise InputError(
             f"{_label(measurements)}: none of {len(measurements)} rows can be used: {_reasons(measurements)}"
+        )
+    if config.covariance and problem.n_exposures > MOST_EXPOSURES:
+        raise ConfigError(
+            f"covariance: {problem.n_exposures:,} zero-points, more than the {MOST_EXPOSURES:,} of which the whole"
+            " matrix is written; leave it out, and ask Solution.covariance for some, after"
+            " calibrate(..., keep_covariance=True)"
         )
     # the problem has sorted and numbered for itself what the table holds: a large survey is held once
     unused = measurements.frame.filter(~measurements.usable)
@@ -126,7 +139,8 @@ def calibrate(
     }
     frames = {"zeropoints": made.zeropoints, "stars": made.stars, "terms": made.terms}
     rows = NamedRows(measurements, problem.stars, problem.nodes, problem.star_code, problem.node_code, problem.rows)
-    return Solution(frames, run, (rows, made.measurements))
+    kept = keep_covariance or config.covariance or problem.m.size <= KEPT_MEASUREMENTS
+    return Solution(frames, run, (rows, made.measurements), covariances=made.covariance.compact() if kept else None)
 
 
 def _solve(

@@ -40,6 +40,8 @@ def config_of(args: argparse.Namespace) -> Config:
     for name in ("method", "device"):
         if getattr(args, name, None) is not None:
             values[name] = getattr(args, name)
+    if getattr(args, "covariance", False):
+        values["covariance"] = True
     columns |= parse_columns(args.columns or [], "--columns")
     return Config.from_mapping(values | {"columns": columns})
 
