@@ -134,7 +134,8 @@ def calibrate(
         },
         "model": made.model,
         "timings": clock.seconds,
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0, 1),
+        "memory_mb": clock.memory,
+        "peak_memory_mb": _peak_mb(),
         "warnings": warnings,
     }
     frames = {"zeropoints": made.zeropoints, "stars": made.stars, "terms": made.terms}
@@ -229,14 +230,21 @@ def _reasons(measurements: Measurements) -> str:
     return ", ".join(f"{count} {name}" for name, count in measurements.counts.items() if name != "usable")
 
 
+def _peak_mb() -> float:
+    """The most memory that the process had so far."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0, 1)
+
+
 class _Clock:
-    """Seconds of each stage, wall clock."""
+    """Seconds of each stage, wall clock, and the most memory that the process had by its end, MB."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.memory: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def __call__(self, stage: str) -> None:
         now = time.perf_counter()
         self.seconds[stage] = round(now - self._last, 3)
+        self.memory[stage] = _peak_mb()
         self._last = now
