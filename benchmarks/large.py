@@ -4,9 +4,9 @@
     python benchmarks/large.py --million        1 million measurements, 3 thousand exposures, all defaults
     python benchmarks/large.py --quick          a hundredth of the first
 
-One thread throughout. CPU seconds are those of the process, wall seconds of a shared machine are longer; stages are from
-run.json, their memory is the high-water mark at their end. The folder is temporary unless --folder names one, in which a
-survey that is there already is solved again.
+One thread throughout. CPU seconds are those of the process, wall seconds of a shared machine are longer; stages are
+from run.json, their memory is the high-water mark at their end. The folder is temporary unless --folder names one, in
+which a survey that is there already is solved again.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def compare(out: Path, survey: Path) -> None:
     import numpy as np
     import polars as pl
 
-    solved = pl.read_parquet(out / "zeropoints.parquet").select("exposure_id", "component", "zeropoint", "zeropoint_err")
+    names = ("exposure_id", "component", "zeropoint", "zeropoint_err")
+    solved = pl.read_parquet(out / "zeropoints.parquet", columns=names)
     truth = pl.read_parquet(survey / "truth_exposures.parquet").select("exposure_id", true="zeropoint")
     both = solved.join(truth, on="exposure_id").filter(pl.col("zeropoint").is_finite())
     both = both.with_columns(error=pl.col("zeropoint") - pl.col("true"))
