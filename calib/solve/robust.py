@@ -175,6 +175,7 @@ def fit(
         if n_pass < max_passes:
             del step, estimate, spread  # a large survey holds one pass at a time
     evidence = _evidence(design, noise, terms, step.equations, estimate, err)
+    step.equations.moved = None  # of these the inverse alone is asked for from here on
     w = step.equations.w / np.asarray(step.information, step.equations.w.dtype)
     return RobustFit(
         design, noise, terms, prior, replace(weighted, w=w), err, coupling,
