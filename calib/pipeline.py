@@ -12,8 +12,9 @@ import numpy as np
 
 from calib.config import Config, ConfigError
 from calib.covariance import KEPT_MEASUREMENTS, MOST_EXPOSURES
-from calib.memory import give_back
+from calib.memory import give_back, keep_freed
 from calib.model.catalogue import with_catalogue
+from calib.model.noise import LARGE
 from calib.model.problem import Problem
 from calib.model.rows import NamedRows
 from calib.outcome import outcome
@@ -99,6 +100,8 @@ def calibrate(
     unused = measurements.frame.filter(~measurements.usable)
     measurements = replace(measurements, frame=measurements.frame.clear())
     give_back()
+    if problem.m.size < LARGE:
+        keep_freed()
     if references is not None and config.extinction == "on":
         problem = with_catalogue(problem, references.frame)
     clock("graph")
