@@ -55,6 +55,7 @@ def parser() -> Parser:
     )
     solve.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where networks run (default: auto)")
     solve.add_argument("--no-adapt", action="store_true", help="use the learned method as trained, on any survey")
+    solve.add_argument("--covariance", action="store_true", help="write the covariance between all zero-points too")
     solve.add_argument("--resume", action="store_true", help="do nothing if DIR holds this very solution already")
     solve.add_argument("--strict", action="store_true", help="exit status 3 if the solution has any warning")
     _quiet(solve)

@@ -42,6 +42,8 @@ class Config:
         night's own scatter allows; ``off``: they are free.
     score
         Whether methods are scored on held-out stars; ``auto`` needs it.
+    covariance
+        Whether `Solution.write` writes the covariance between all zero-points, of up to 5,000.
     max_passes
         Most passes of the robust solve.
     tolerance
@@ -60,6 +62,7 @@ class Config:
     seeing_response: Literal["auto", "on", "off"] = "auto"
     extinction: Literal["auto", "on", "off"] = "auto"
     score: bool = True
+    covariance: bool = False
     max_passes: int = 60
     tolerance: float = 0.02
     seed: int = 20240229
@@ -78,7 +81,7 @@ class Config:
             value = getattr(self, name)
             if value not in allowed:
                 raise ConfigError(f"{name} is {value!r}; it is one of {', '.join(allowed)}")
-        for name in ("score", "adapt"):
+        for name in ("score", "adapt", "covariance"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it is true or false")
         for name in ("max_passes", "seed"):

@@ -12,6 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.special import erf
 
+from calib.covariance import ZeropointCovariance
 from calib.model.anchors import Anchors, anchor
 from calib.model.calibrator import SURFACE_COLUMNS, Calibrator
 from calib.model.flags import join_flags
@@ -48,7 +49,7 @@ class PerMeasurement:
 
 @dataclass
 class Outcome:
-    """Everything a solution says, as frames."""
+    """Everything a solution says, as frames, and what covariances of its zero-points are made of."""
 
     zeropoints: pl.DataFrame
     stars: pl.DataFrame
@@ -57,6 +58,7 @@ class Outcome:
     components: list[dict[str, Any]]
     model: dict[str, Any]
     warnings: list[str]
+    covariance: ZeropointCovariance
 
 
 def outcome(
@@ -78,20 +80,23 @@ def outcome(
     component_shift[top.component] = shift
     mag = fit.estimate.stars[:, 0] + np.where(star_component >= 0, component_shift[star_component], np.nan)
 
+    functional: Array | None
     if problem.n_catalogue:
-        anchors, spread = _anchored_by_catalogue(problem, solved)
+        anchors, functional = _anchored_by_catalogue(problem, solved)
     else:
-        anchors, spread = _anchored(problem, solved, mag, star_component, reference)
+        anchors, functional = _anchored(problem, solved, mag, star_component, reference)
+    spread = solved.spread if functional is None else solved.equations.spread(functional)
     solvable = (top.size > 1) | anchors.anchored
     linked = solvable[top.component]
     mag[(star_component < 0) | ~solvable[star_component]] = np.nan
     z = np.where(linked, centred[:n_nodes, 0] + anchors.offset[top.component], np.nan)
     mag = mag + np.where(star_component >= 0, anchors.offset[star_component], 0.0)
     grow2 = solved.inflation**2
-    z_variance = np.maximum(spread.node[:n_nodes, 0, 0], 0.0) * grow2[top.component] + anchors.variance[top.component]
-    z_variance += _common_response_variance(problem, solved)
-    z_variance += solved.beyond
-    z_err = np.where(linked, np.sqrt(z_variance), np.nan)
+    covariance = ZeropointCovariance(
+        solved.equations, functional, top.component, solved.inflation[top.component], anchors.variance,
+        _common_response(problem, solved), solved.beyond, linked,
+    )  # fmt: skip
+    z_err = np.sqrt(covariance.diagonal(spread.node[:n_nodes, 0, 0]))
     star_variance = np.maximum(spread.star[:, 0], 0.0)
     at = np.maximum(star_component, 0)
     star_variance = star_variance * grow2[at] + anchors.variance[at]
@@ -107,7 +112,7 @@ def outcome(
     components, warnings = _components(problem, top, anchors, star_component, reference is not None)
     return Outcome(
         zeropoints.select([c for c in _ORDER if c in zeropoints.columns]), stars, _terms(problem, solved, anchors),
-        values, components, model, warnings,
+        values, components, model, warnings, covariance,
     )  # fmt: skip
 
 
@@ -122,20 +127,20 @@ _ORDER = (
 
 def _anchored(
     problem: Problem, solved: Solved, mag: Array, component: NDArray[np.int32], reference: pl.DataFrame | None
-) -> tuple[Anchors, Any]:
-    """The references' offsets, and variances in the gauge that they set."""
+) -> tuple[Anchors, Array | None]:
+    """The references' offsets, and the functional of theta that they hold; None where there are none."""
     equations, top = solved.equations, solved.equations.topology
     own = solved.equations.star_inverse[:, 0]
     anchors = anchor(problem.stars, mag, own, component, top.n_components, reference)
     if not anchors.anchored.any():
-        return anchors, solved.spread
+        return anchors, None
     functional = star_functional(equations, anchors.weight)
     unanchored = ~anchors.anchored[top.component]
     functional[: unanchored.size][unanchored] = equations.mean_functional[: unanchored.size][unanchored]
-    return anchors, equations.spread(functional)
+    return anchors, functional
 
 
-def _anchored_by_catalogue(problem: Problem, solved: Solved) -> tuple[Anchors, Any]:
+def _anchored_by_catalogue(problem: Problem, solved: Solved) -> tuple[Anchors, Array]:
     """The gauge where the catalogue's zero-point is 0, in every component that holds reference stars."""
     fit, equations, top = solved.fit, solved.equations, solved.equations.topology
     nodes = np.arange(problem.n_exposures, problem.graph.n_exposures)
@@ -147,7 +152,7 @@ def _anchored_by_catalogue(problem: Problem, solved: Solved) -> tuple[Anchors, A
     theta = equations.centred(fit.estimate.theta)
     offset = np.zeros(top.n_components)
     offset[component] = -theta[nodes] @ at_middle
-    functional = equations.mean_functional
+    functional = equations.mean_functional.copy()
     functional[: top.component.size][anchored[top.component]] = 0.0
     functional[nodes] = at_middle
     rows = np.flatnonzero(problem.graph.exposure >= problem.n_exposures)
@@ -163,21 +168,19 @@ def _anchored_by_catalogue(problem: Problem, solved: Solved) -> tuple[Anchors, A
     tension[problem.graph.star()[rows]] = fit.estimate.residual[rows] / np.sqrt(base)
     nothing = np.zeros(top.n_components)
     anchors = Anchors(offset, anchored, nothing, np.zeros(fit.design.n_stars), scatter, tension)
-    return anchors, equations.spread(functional)
+    return anchors, functional
 
 
-def _common_response_variance(problem: Problem, solved: Solved) -> Array:
-    """(E,), what blends too faint to be seen one by one may do to the zero-points of good and bad seeing, mag^2."""
+def _common_response(problem: Problem, solved: Solved) -> Array:
+    """(E,), what blends too faint to be seen one by one may do to the zero-points of good and bad seeing, mag."""
     prior, top = solved.fit.terms.response, solved.equations.topology
     if prior is None or problem.response is None:
         return np.zeros(top.component.size)
     mean = np.bincount(top.component, weights=problem.response, minlength=top.n_components) / top.size
-    return np.asarray((prior.common_error * (problem.response - mean[top.component])) ** 2)
+    return np.asarray(prior.common_error * (problem.response - mean[top.component]))
 
 
-def _per_measurement_noise(
-    problem: Problem, solved: Solved
-) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
+def _per_measurement_noise(problem: Problem, solved: Solved) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
     """Weights and outlier probabilities (n,), sorted by star; and the variance of each measurement's noise."""
     fit = solved.fit
     base = fit.noise.base(problem.graph.exposure, fit.err)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib.config import Config
-from calib.memory import give_back
+from calib.config import Config, ConfigError
+from calib.covariance import KEPT_MEASUREMENTS, MOST_EXPOSURES
+from calib.memory import give_back, keep_freed
 from calib.model.catalogue import with_catalogue
+from calib.model.noise import LARGE
 from calib.model.problem import Problem
 from calib.model.rows import NamedRows
 from calib.outcome import outcome
@@ -51,6 +53,7 @@ def calibrate(
     config: Config | None = None,
     *,
     progress: Progress | None = None,
+    keep_covariance: bool = False,
 ) -> Solution:
     """Zero-point of every exposure from stars measured again and again.
 
@@ -68,11 +71,16 @@ def calibrate(
         Choices; the defaults serve most surveys.
     progress
         Called with (stage, pass, change) as the solve goes on.
+    keep_covariance
+        Whether a survey of more than a million measurements keeps its equations in memory for `Solution.covariance`;
+        smaller ones do.
 
     Raises
     ------
     calib.tables.InputError
         A table cannot be used; the message is one line.
+    calib.config.ConfigError
+        The whole covariance of too many zero-points is asked for.
     """
     config = config or Config()
     clock = _Clock()
@@ -87,10 +95,18 @@ def calibrate(
         raise InputError(
             f"{_label(measurements)}: none of {len(measurements)} rows can be used: {_reasons(measurements)}"
         )
+    if config.covariance and problem.n_exposures > MOST_EXPOSURES:
+        raise ConfigError(
+            f"covariance: {problem.n_exposures:,} zero-points, more than the {MOST_EXPOSURES:,} of which the whole"
+            " matrix is written; leave it out, and ask Solution.covariance for some, after"
+            " calibrate(..., keep_covariance=True)"
+        )
     # the problem has sorted and numbered for itself what the table holds: a large survey is held once
     unused = measurements.frame.filter(~measurements.usable)
     measurements = replace(measurements, frame=measurements.frame.clear())
     give_back()
+    if problem.m.size < LARGE:
+        keep_freed()
     if references is not None and config.extinction == "on":
         problem = with_catalogue(problem, references.frame)
     clock("graph")
@@ -127,12 +143,14 @@ def calibrate(
         },
         "model": made.model,
         "timings": clock.seconds,
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0, 1),
+        "memory_mb": clock.memory,
+        "peak_memory_mb": _peak_mb(),
         "warnings": warnings,
     }
     frames = {"zeropoints": made.zeropoints, "stars": made.stars, "terms": made.terms}
     rows = NamedRows(measurements, problem.stars, problem.nodes, problem.star_code, problem.node_code, problem.rows)
-    return Solution(frames, run, (rows, made.measurements))
+    kept = keep_covariance or config.covariance or problem.m.size <= KEPT_MEASUREMENTS
+    return Solution(frames, run, (rows, made.measurements), covariances=made.covariance.compact() if kept else None)
 
 
 def _solve(
@@ -232,14 +250,21 @@ def _reasons(measurements: Measurements) -> str:
     return ", ".join(f"{count} {name}" for name, count in measurements.counts.items() if name != "usable")
 
 
+def _peak_mb() -> float:
+    """The most memory that the process had so far."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0, 1)
+
+
 class _Clock:
-    """Seconds of each stage, wall clock."""
+    """Seconds of each stage, wall clock, and the most memory that the process had by its end, MB."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.memory: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def __call__(self, stage: str) -> None:
         now = time.perf_counter()
         self.seconds[stage] = round(now - self._last, 3)
+        self.memory[stage] = _peak_mb()
         self._last = now

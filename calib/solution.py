@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from calib.covariance import FILE, MOST_EXPOSURES, ZeropointCovariance, read_covariance, rows_of, write_covariance
 from calib.model.rows import NamedRows
 from calib.outcome import PerMeasurement
 from calib.tables import write
@@ -38,12 +40,16 @@ class Solution:
         The input's rows and one value for each; None in a solution read from a folder.
     folder
         Where it was read from.
+    covariances
+        What `covariance` is made of; None in a solution read from a folder, and of a large survey that was not asked to
+        keep it.
     """
 
     frames: dict[str, pl.DataFrame]
     diagnostics: dict[str, Any]
     source: tuple[NamedRows, PerMeasurement] | None = None
     folder: Path | None = None
+    covariances: ZeropointCovariance | None = None
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -85,6 +91,47 @@ class Solution:
             self._cache["graph"] = MeasurementGraph.from_table(frame).exposure_graph()
         return self._cache["graph"]
 
+    def covariance(self, exposure_ids: Any, band: Any = None, detector: Any = None) -> NDArray[np.float64]:
+        """Covariance between the zero-points of chosen exposures, exact, in the gauge of the solution.
+
+        Its diagonal is ``zeropoint_err ** 2``, with all that is in that: inflation and the references' scale act on a
+        component together, unseen blends on all exposures of like seeing; what patches of a field share is each
+        exposure's own.
+
+        Parameters
+        ----------
+        exposure_ids
+            (k,), or one.
+        band, detector
+            Of all of them, or one for each; may be left out where an exposure has one zero-point only.
+
+        Returns
+        -------
+        (k, k), mag^2; NaN in rows and columns of exposures without zero-point.
+
+        Raises
+        ------
+        calib.covariance.CovarianceError
+            An exposure has no zero-point, or several.
+        SolutionError
+            The solution does not hold its covariance.
+        """
+        row = rows_of(self.frames["zeropoints"], exposure_ids, band, detector)
+        if self.covariances is not None:
+            return self.covariances.between(row)
+        if self.folder is None:
+            raise SolutionError(
+                "this solution of a large survey kept no covariance: solve by calibrate(..., keep_covariance=True)"
+            )
+        path = self.folder / FILE
+        if not path.is_file():
+            raise SolutionError(
+                f"{path}: there is no such file; solve again with --covariance, or ask the Solution of calibrate()"
+            )
+        if "covariance" not in self._cache:
+            self._cache["covariance"] = read_covariance(path)
+        return np.asarray(self._cache["covariance"][np.ix_(row, row)])
+
     def measurement_frame(self) -> pl.DataFrame:
         """Calibrated measurements as a polars frame."""
         if self.source is not None:
@@ -115,6 +162,7 @@ class Solution:
                 import shutil
 
                 shutil.copyfile(self.folder / "measurements.parquet", stage / "measurements.parquet")
+            self._write_covariance(stage / FILE)
             (stage / "run.json").write_text(
                 json.dumps(self.diagnostics, indent=1, default=_plain) + "\n", encoding="utf-8"
             )
@@ -122,6 +170,18 @@ class Solution:
                 from calib.report import write_report
 
                 write_report(stage)
+
+    def _write_covariance(self, path: Path) -> None:
+        """The whole matrix, where it was asked for."""
+        zeropoints = self.frames["zeropoints"]
+        if not self.diagnostics.get("config", {}).get("covariance", False) or zeropoints.height > MOST_EXPOSURES:
+            return
+        if self.covariances is not None:
+            write_covariance(path, zeropoints, self.covariances.between(np.arange(zeropoints.height)))
+        elif self.folder is not None and (self.folder / FILE).is_file():
+            import shutil
+
+            shutil.copyfile(self.folder / FILE, path)
 
     def _write_measurements(self, path: Path) -> None:
         assert self.source is not None

@@ -21,6 +21,7 @@ def _no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         "QUIET",
         "STRICT",
         "RESUME",
+        "COVARIANCE",
         "DEVICE",
         "NO_ADAPT",
         "SEED",

@@ -143,7 +143,9 @@ def test_a_lone_exposure_is_nan_and_flagged():
     assert not row["anchored"].item()
     rest = zeropoints(solution).filter(pl.col("exposure_id") != 99)
     without = zeropoints(solve(frame))
-    np.testing.assert_allclose(rest["zeropoint"], without["zeropoint"], rtol=0, atol=1e-6)
+    # passes end where zero-points move by less than 0.02 of their errors
+    moved = (rest["zeropoint"] - without["zeropoint"]) / without["zeropoint_err"]
+    assert moved.abs().max() < 0.02
     np.testing.assert_allclose(rest["zeropoint_err"], without["zeropoint_err"], rtol=0.05)
     rows = solution.measurement_frame().filter(pl.col("exposure_id") == 99)
     assert not rows["used"].any()

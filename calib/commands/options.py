@@ -44,6 +44,8 @@ def config_of(args: argparse.Namespace) -> Config:
             values[name] = getattr(args, name)
     if getattr(args, "no_adapt", False):
         values["adapt"] = False
+    if getattr(args, "covariance", False):
+        values["covariance"] = True
     columns |= parse_columns(args.columns or [], "--columns")
     return Config.from_mapping(values | {"columns": columns})
 

@@ -65,11 +65,11 @@ def check_device(device: str) -> None:
 def finished(out: str, given: dict[str, Any], config: Config) -> dict[str, Any] | None:
     """Return the run.json of a finished solution of these inputs, by their checksums, or None."""
     from calib.tables.sources import open_sources
-    from calib.tables.stage import SOLUTION_FILES
+    from calib.tables.stage import ASKED_FOR, SOLUTION_FILES
     from calib.version import __version__
 
     folder = Path(out)
-    if not all((folder / name).is_file() for name in SOLUTION_FILES):
+    if not all((folder / name).is_file() for name in (*SOLUTION_FILES, *(ASKED_FOR if config.covariance else ()))):
         return None
     try:
         run: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))

@@ -188,6 +188,8 @@ def _nights(ptr, y, spread, cavity, cavity_variance, mean, var, jitter2, shares,
     level = np.empty(A)
     joint = np.empty((A, P, T))
     log_cloud = np.empty(T)
+    product = np.empty((P, T))
+    log_tau = np.log(tau)
     evidence = 0.0
     for g in range(G):
         low = ptr[g]
@@ -227,18 +229,29 @@ def _nights(ptr, y, spread, cavity, cavity_variance, mean, var, jitter2, shares,
             for p in range(P):
                 for t in range(T):
                     joint[a, p, t] = prior + log(shares[p, t])
+                    product[p, t] = 1.0
+            clear_sum = 0.0
             for i in range(low, high):
                 v = spread[i] + jitter2
+                root = sqrt(v)
                 u = level[a] - y[i]
                 log_clear = _clear(u, v)
                 for t in range(T):
-                    log_cloud[t] = -log(tau[t]) + 0.5 * v / tau[t] ** 2 - u / tau[t] + _tail((u - v / tau[t]) / sqrt(v))
+                    log_cloud[t] = 0.5 * v / tau[t] ** 2 - log_tau[t] - u / tau[t] + _tail((u - v / tau[t]) / root)
                 for t in range(T):
                     ratio = exp(min(max(log_cloud[t] - log_clear, -700.0), 700.0))
                     for p in range(P):
-                        joint[a, p, t] += log_clear + log(clear[p] + (1.0 - clear[p]) * ratio)
+                        # a logarithm of many factors at once, taken before they leave the range of a double
+                        factor = clear[p] + (1.0 - clear[p]) * ratio
+                        longer = product[p, t] * factor
+                        if longer > 1e250 or longer < 1e-250:
+                            joint[a, p, t] += log(product[p, t])
+                            longer = factor
+                        product[p, t] = longer
+                clear_sum += log_clear
             for p in range(P):
                 for t in range(T):
+                    joint[a, p, t] += clear_sum + log(product[p, t])
                     best = max(best, joint[a, p, t])
         total = 0.0
         m1 = 0.0

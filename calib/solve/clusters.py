@@ -11,6 +11,7 @@ J. Bus. Econ. Stat. 29, 238).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from calib.solve.predictions import LARGE
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int32]
+Cluster = Ints | NDArray[np.int64] | Literal["star", "measurement"]
 
 DRAWS = 64
 """Draws: the bits of one hash of a cluster's number."""
@@ -31,6 +33,8 @@ PATCHES = 4
 """Patches a side of an exposure's field."""
 ROWS = 1_000_000
 """Measurements looked at at a time."""
+SIDES_BYTES = 256e6
+"""Right-hand sides that are held while there is no factor yet."""
 CELLS = 8
 """Cells a side of the detector, for what every exposure has in common."""
 
@@ -59,75 +63,87 @@ def _cell(xy: NDArray[np.float32], side: int) -> Ints:
 
 def wild_bootstrap(
     equations: NormalEquations, residual: NDArray[np.floating], spread: Spread, score: NDArray[np.floating],
-    cluster: Ints | NDArray[np.int64] | Literal["star", "measurement"], seed: int,
-) -> Array:  # fmt: skip
-    """(E,), variance of zero-points over the draws, mag^2, about their components' mean.
+    clusters: Sequence[Callable[[], Cluster]], seeds: Sequence[int],
+) -> list[Array]:  # fmt: skip
+    """(E,) for each way to cluster, variance of zero-points over the draws, mag^2, about their components' mean.
+
+    Right-hand sides come first, many of them before a large survey makes its factor, which is then made once for all.
 
     Parameters
     ----------
     equations, spread
-        Of the fit; draws reuse the factor.
+        Of the fit; draws use its factor.
     residual, score
         (n,), mag, and the weights with which residuals pull, 1/mag^2.
-    cluster
-        What changes sign together: all measurements of a star, each for itself, or those of one number (n,).
-    seed
-        Of the signs.
+    clusters
+        Each gives what changes sign together: all measurements of a star, each for itself, or those of one number (n,).
+    seeds
+        Of the signs of each.
     """
     design, top = equations.design, equations.topology
     star_ptr, node = design.graph.star_ptr, design.graph.exposure
     xy, centre, response = design.arrays
-    rhs = np.zeros((design.n_nodes + top.hubs.n, design.block, DRAWS))
-    inverse = kernels.star_inverses(star_ptr, node, score, design.star_block, response, equations.prior.star)
-    numbers = np.zeros(0, np.int32) if isinstance(cluster, str) else cluster
-    _signed_sides(
-        star_ptr, node, residual, equations.w, spread.prediction, equations.star_inverse, score, inverse, xy,
-        design.block, centre, design.star_block, response, numbers, isinstance(cluster, str) and cluster == "star",
-        np.uint64(seed), rhs,
-    )  # fmt: skip
-    drawn = equations.factor.solve(rhs)[: design.n_nodes, 0]
-    if design.n_measurements >= LARGE:
-        equations.release()  # before the next clusters are numbered
-    mean = np.zeros((top.n_components, DRAWS))
-    np.add.at(mean, top.component, drawn)
-    drawn = drawn - (mean / top.size[:, None])[top.component]
-    return np.asarray((drawn**2).mean(1))
+    shape = (design.n_nodes + top.hubs.n, design.block, DRAWS)
+    at_once = max(int(SIDES_BYTES // (4 * np.prod(shape))), 1)
+    out: list[Array] = []
+    for start in range(0, len(clusters), at_once):
+        sides: list[NDArray[np.float32]] = []
+        inverse = kernels.star_inverses(star_ptr, node, score, design.star_block, response, equations.prior.star)
+        for made, seed in zip(clusters[start : start + at_once], seeds[start : start + at_once], strict=True):
+            rhs = np.zeros(shape)
+            cluster = made()
+            numbers = np.zeros(0, np.int32) if isinstance(cluster, str) else cluster
+            _signed_sides(
+                star_ptr, node, residual, equations.w, spread.prediction, equations.star_inverse, score, inverse, xy,
+                design.block, centre, design.star_block, response, numbers,
+                isinstance(cluster, str) and cluster == "star", np.uint64(seed), rhs,
+            )  # fmt: skip
+            sides.append(rhs.astype(np.float32))
+            del rhs, cluster, numbers
+        del inverse
+        while sides:
+            drawn = equations.factor.solve(sides.pop(0).astype(float))[: design.n_nodes, 0]
+            mean = np.zeros((top.n_components, DRAWS))
+            np.add.at(mean, top.component, drawn)
+            drawn = drawn - (mean / top.size[:, None])[top.component]
+            out.append(np.asarray((drawn**2).mean(1)))
+        if design.n_measurements >= LARGE:
+            equations.release()  # before the next clusters are numbered
+    return out
 
 
-def coherent_variance(
+def bootstrap_variances(
     equations: NormalEquations, residual: NDArray[np.floating], spread: Spread, score: NDArray[np.floating],
     band: Ints, seed: int,
-) -> Array:  # fmt: skip
-    """(E,), what errors shared by part of a field add to the variance of each zero-point, mag^2.
+) -> tuple[Array, Array]:  # fmt: skip
+    """(E,) twice, mag^2: variance of zero-points by stars, and what errors shared by part of a field add to it.
 
     Structure of one exposure finer than its surface, and patterns that all exposures have in common: by patches of an
     exposure, and by cells of the detector less what both hold. Each exposure's share of its variance is drawn towards
     the survey's by as much as the draws scatter. Arguments as for `wild_bootstrap`; band int (E,), of each node.
     """
     design, top = equations.design, equations.topology
-    n = design.n_nodes
-
-    def drawn(cluster: Ints | NDArray[np.int64] | Literal["measurement"], offset: int) -> Array:
-        return wild_bootstrap(equations, residual, spread, score, cluster, seed + offset)
-
-    terms = [(drawn(patches(design), 1), 1.0), (drawn("measurement", 2), -1.0)]
-    if design.xy is not None:
-        fine = _cell(design.xy, CELLS)
-        node = design.graph.exposure
-        terms.append((drawn(band[node] * np.int32(CELLS**2) + fine, 3), 1.0))
-        terms.append((drawn(node * np.int32(CELLS**2) + fine, 4), -1.0))
+    n, node, xy = design.n_nodes, design.graph.exposure, design.xy
+    clusters: list[Callable[[], Cluster]] = [lambda: "star", lambda: patches(design), lambda: "measurement"]
+    if xy is not None:
+        clusters.append(lambda: band[node] * np.int32(CELLS**2) + _cell(xy, CELLS))
+        clusters.append(lambda: node * np.int32(CELLS**2) + _cell(xy, CELLS))
+    by_star, *terms = wild_bootstrap(
+        equations, residual, spread, score, clusters, [seed + k for k in range(len(clusters))]
+    )
+    signs = (1.0, -1.0, 1.0, -1.0)[: len(terms)]
     variance = np.maximum(spread.node[:n, 0, 0], 0.0)
     known = (top.size[top.component] > 1) & (variance > 0)
     out = np.zeros(n)
     if not known.any():
-        return out
-    share = sum(sign * v[known] for v, sign in terms) / variance[known]
-    noise = 2.0 / DRAWS * float(np.mean(sum(v[known] ** 2 for v, _ in terms) / variance[known] ** 2))
+        return by_star, out
+    share = sum(sign * v[known] for v, sign in zip(terms, signs, strict=True)) / variance[known]
+    noise = 2.0 / DRAWS * float(np.mean(sum(v[known] ** 2 for v in terms) / variance[known] ** 2))
     # twice the scatter of a variance from so few exposures is no sign that they differ
     true = max(float(np.var(share)) - noise * (1.0 + 2.0 * np.sqrt(2.0 / share.size)), 0.0)
     mean = float(share.mean())
     out[known] = variance[known] * np.maximum(mean + true / (true + noise + 1e-12) * (share - mean), 0.0)
-    return out
+    return by_star, out
 
 
 @njit(cache=True, nogil=True)

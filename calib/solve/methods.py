@@ -13,7 +13,7 @@ from calib.model.noise import LARGE, NodeSums, NoiseModel, Weighted
 from calib.model.problem import Problem
 from calib.model.tails import Tails
 from calib.solve.border import Border
-from calib.solve.clusters import coherent_variance, wild_bootstrap
+from calib.solve.clusters import bootstrap_variances
 from calib.solve.normal import NormalEquations, Prior, Spread, Topology
 from calib.solve.robust import RobustFit, fit, stated_spread
 from calib.solve.select import Trial, border_of, design_of, robust_fit
@@ -115,8 +115,7 @@ def stated(found: RobustFit, trials: list[Trial], seed: int) -> Solved:
     compared = (top.size[top.component] > 1) & (variance > 0)
     if compared.any():
         observed = (equations, found.estimate.residual, spread, found.equations.w)
-        drawn = wild_bootstrap(*observed, "star", seed)
-        coherent = coherent_variance(*observed, found.noise.band, seed)
+        drawn, coherent = bootstrap_variances(*observed, found.noise.band, seed)
         ratios = drawn[compared] / variance[compared]
         ratio = float(np.median(ratios))
         for c in np.unique(top.component[compared]):

@@ -192,6 +192,7 @@ def fit(
     # small surveys may go on trading one part of a variance for another, to which zero-points are deaf
     converged = converged or change < 0.5 * tolerance
     evidence = _evidence(design, noise, terms, step.equations, estimate, err)
+    step.equations.moved = None  # of these the inverse alone is asked for from here on
     w = step.equations.w / np.asarray(step.information, step.equations.w.dtype)
     return RobustFit(
         design, noise, terms, prior, replace(weighted, w=w), err, coupling,

@@ -9,6 +9,9 @@ known to ``L_ee^-1``, so that only the variance of their conditional mean need b
     Cov(theta_e) = G L_ee^-1 G' + Cov_draws(theta_e - G L_ee^-1 (L theta)_e),   G = I - n^-1 e_z e_z'
 
 with G the node's own share in the mean that the gauge takes off. Stars and predictions likewise, given all nodes.
+
+The gauge is that of `NormalEquations.spread`: a functional of each component of the stars' links, its mean zero-point
+when none is given, is held. Hubs, which components may share, are in the gauge of their whole group.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ class NotConverged(RuntimeError):
 
 @dataclass(frozen=True)
 class SampledSpread:
-    """Estimated variances, mag^2, in the gauge of zero mean over every floating group.
+    """Estimated variances, mag^2, in the gauge of zero mean over every component.
 
     Attributes
     ----------
@@ -154,17 +157,18 @@ def sampled_spread(
     """
     solver = Solver(equations, engine)
     system, design = solver.system, equations.design
+    gauge = _Gauge(equations)
     perturbation = Perturbation(equations, seed)
     inverse = preconditioners.jacobi(system)
     inverse[system.empty[:, 0], 0, :] = 0.0
-    own = _own_share(system)
+    own = gauge.own_share
     reduced = own[:, :, None] * inverse  # G L_ee^-1, G diagonal
     node = np.zeros_like(inverse)
     star = np.zeros((design.n_stars, 3))
     prediction = np.zeros(design.n_measurements)
     for _ in range(draws):
         rhs = system.consistent(perturbation.draw())
-        theta = _solution(solver, rhs, tolerance_sigma)
+        theta = gauge.fixed(_solution(solver, rhs, tolerance_sigma))
         mean = theta - np.einsum("eab,eb->ea", reduced, rhs)
         node += mean[:, :, None] * mean[:, None, :]
         at_star, off = _stars(equations, theta)
@@ -180,12 +184,43 @@ def sampled_spread(
     return SampledSpread(node, star, prediction / draws + _given_nodes(equations), draws)
 
 
-def _own_share(system: System) -> Array:
-    """(E + H, K), the diagonal of G."""
-    functional, _ = system.mean
-    own = np.ones(system.shape)
-    own[:, 0] -= functional
-    return own
+class _Gauge:
+    """``P theta``: what a functional of its component says is taken off every node's zero-point.
+
+    Parameters
+    ----------
+    equations
+        Weighted normal equations.
+    functional
+        (E + H, K), coefficients of theta, those of a component summing to one over its zero-points; their mean when
+        not given.
+    """
+
+    def __init__(self, equations: NormalEquations, functional: Array | None = None) -> None:
+        self._component = equations.topology.component
+        self._functional = equations.mean_functional if functional is None else functional
+
+    @property
+    def own_share(self) -> Array:
+        """(E + H, K), the diagonal of G where the functional is of zero-points alone."""
+        return np.where(np.arange(self._functional.shape[1]) == 0, 1.0 - self._functional, 1.0)
+
+    def fixed(self, theta: Array) -> Array:
+        """``P theta`` for theta (E + H, K)."""
+        n, out = self._component.size, theta.copy()
+        held = np.bincount(self._component, (self._functional * theta)[:n].sum(1))
+        out[:n, 0] -= held[self._component]
+        return out
+
+    def unit(self, node: int, coefficient: int) -> Array:
+        """The right-hand side ``P' e`` of one unknown, (E + H, K)."""
+        out = np.zeros(self._functional.shape)
+        n = self._component.size
+        if coefficient == 0 and node < n:
+            mine = self._component == self._component[node]
+            out[:n][mine] = -self._functional[:n][mine]
+        out[node, coefficient] += 1.0
+        return out
 
 
 def _stars(equations: NormalEquations, theta: Array) -> tuple[Array, Array]:
@@ -211,10 +246,15 @@ def _given_nodes(equations: NormalEquations) -> Array:
     return np.where(inverse[star, 0] > 0.0, out, np.nan)
 
 
+BATCH = 64
+"""Right-hand sides solved at a time by a factor."""
+
+
 def covariance(
     equations: NormalEquations,
     nodes: NDArray[np.integer],
     *,
+    functional: Array | None = None,
     engine: Engine = "auto",
     tolerance_sigma: float = 1e-6,
 ) -> Array:
@@ -226,12 +266,15 @@ def covariance(
         Weighted normal equations.
     nodes
         (k,), which.
+    functional
+        (E + H, K), what the gauge holds in each component, as for `NormalEquations.spread`; the mean of its zero-points
+        when not given.
     engine, tolerance_sigma
-        Of the solves; each entry is right to tolerance_sigma times its node's sigmas.
+        Of the solves; each entry is right to tolerance_sigma times its unknowns' sigmas.
 
     Returns
     -------
-    (k, K, k, K), mag^2, in the gauge of zero mean over every floating group; zero between nodes that nothing links.
+    (k, K, k, K), mag^2, in the gauge; zero between nodes that nothing links.
 
     Raises
     ------
@@ -240,15 +283,58 @@ def covariance(
     IndexError
         There is no such node.
     """
-    nodes = np.asarray(nodes)
+    nodes, gauge = np.asarray(nodes), _Gauge(equations, functional)
     solver = Solver(equations, engine)
     n, K = solver.system.shape
-    if nodes.size and not (nodes.min() >= 0 and nodes.max() < n):
-        raise IndexError(f"nodes lie in 0 to {n - 1}, got {nodes.min()} to {nodes.max()}")
+    _check_nodes(nodes, n)
     out = np.empty((nodes.size, K, nodes.size, K))
+    # a solve is right to a part of the sigmas it answers for;
+    # the sigma of the unknown that is asked for, at least 1 / sqrt(L_ee), is the other factor
+    own = np.einsum("ekk->ek", solver.system.diagonal)
+    least = gauge.own_share / np.sqrt(np.where(own > 0.0, own, 1.0))
     for i, e in enumerate(nodes):
         for a in range(K):
-            rhs = np.zeros((n, K))
-            rhs[e, a] = 1.0
-            out[:, :, i, a] = _solution(solver, rhs, tolerance_sigma)[nodes]
+            theta = _solution(solver, gauge.unit(int(e), a), tolerance_sigma * max(least[e, a], 1e-6))
+            out[:, :, i, a] = gauge.fixed(theta)[nodes]
     return 0.5 * (out + out.transpose(2, 3, 0, 1))
+
+
+def zeropoint_covariance(
+    equations: NormalEquations, nodes: NDArray[np.integer], *, functional: Array | None = None
+) -> Array:
+    """Covariance between the zero-points of nodes, as `covariance` has it, for many nodes at once.
+
+    Solved by the factor, `BATCH` right-hand sides at a time, where `covariance` would iterate on each.
+
+    Parameters
+    ----------
+    equations, nodes, functional
+        As for `covariance`.
+
+    Returns
+    -------
+    (k, k), mag^2.
+
+    Raises
+    ------
+    IndexError
+        There is no such node.
+    NotPositiveDefinite
+        The equations have no factor.
+    """
+    nodes, gauge, system = np.asarray(nodes), _Gauge(equations, functional), System(equations)
+    _check_nodes(nodes, system.shape[0])
+    factor = system.factor
+    out = np.empty((nodes.size, nodes.size))
+    for start in range(0, nodes.size, BATCH):
+        part = nodes[start : start + BATCH]
+        sides = np.stack([system.consistent(gauge.unit(int(e), 0)) for e in part], axis=2)
+        solved = factor.solve(sides)
+        for i in range(part.size):
+            out[:, start + i] = gauge.fixed(system.centred(solved[:, :, i]))[nodes, 0]
+    return 0.5 * (out + out.T)
+
+
+def _check_nodes(nodes: NDArray[np.integer], n: int) -> None:
+    if nodes.size and not (nodes.min() >= 0 and nodes.max() < n):
+        raise IndexError(f"nodes lie in 0 to {n - 1}, got {nodes.min()} to {nodes.max()}")

@@ -121,17 +121,22 @@ class System:
 
     @cached_property
     def group(self) -> NDArray[np.int32]:
-        """(E + H,), label of the nodes whose zero-points are tied to each other by weights or hubs."""
+        """(E + H,), label of the nodes whose zero-points are tied to each other, by weights or by hubs' ties.
+
+        A hub that is coupled without a tie (an extinction coefficient, a surface) does not move with the zero-points.
+        """
         top, n = self.equations.topology, self.shape[0]
+        hubs, coupling = top.hubs, self.equations.prior.coupling
+        tied = hubs.ties & (coupling[:, 0, 0] != 0.0)
         if self.assembled:
-            tied = self.equations.blocks[1][:, 0, 0] != 0.0
-            row = np.repeat(np.arange(n), np.diff(top.indptr))[tied]
-            column = top.indices[tied]
+            star = self.equations.blocks[1][:, 0, 0] != 0.0
+            star[top.pair_at] = False
+            row = np.concatenate([np.repeat(np.arange(n), np.diff(top.indptr))[star], hubs.row[tied]])
+            column = np.concatenate([top.indices[star], hubs.column[tied]])
         else:
-            coupled = self.equations.prior.coupling[:, 0, 0] != 0.0
             label = self._star_components()
-            row = np.concatenate([np.arange(self.n_nodes), top.hubs.row[coupled]])
-            column = np.concatenate([n + label, top.hubs.column[coupled]])
+            row = np.concatenate([np.arange(self.n_nodes), hubs.row[tied]])
+            column = np.concatenate([n + label, hubs.column[tied]])
             n += int(label.max(initial=-1)) + 1
         _, labels = connected_components(csr_array((np.ones(row.size), (row, column)), shape=(n, n)), directed=False)
         return np.unique(labels[: self.shape[0]], return_inverse=True)[1].astype(np.int32)

@@ -21,6 +21,8 @@ SOLUTION_FILES = (
     "report.html",
 )
 """What a solution is made of; other files in a folder are the user's and stay."""
+ASKED_FOR = ("covariance.npz",)
+"""What it holds besides when it was asked for."""
 
 
 @contextlib.contextmanager
@@ -78,7 +80,7 @@ def _take_place(stage: Path, final: Path) -> None:
         moved.append((source, target))
 
     try:
-        for name in sorted({*SOLUTION_FILES, *(p.name for p in stage.iterdir())}):
+        for name in sorted({*SOLUTION_FILES, *ASKED_FOR, *(p.name for p in stage.iterdir())}):
             if (final / name).exists():
                 move(final / name, old / name)
         for path in sorted(stage.iterdir(), key=lambda p: p.name == "run.json"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from calib.config import Config
-from calib.solve.clusters import DRAWS, _bits, coherent_variance, patches, wild_bootstrap
+from calib.solve.clusters import DRAWS, _bits, bootstrap_variances, patches, wild_bootstrap
 from calib.solve.methods import solve_wls
 from calib.solve.normal import NormalEquations
 
@@ -14,7 +14,7 @@ PLAIN = Config(surface="off", seeing_response="off", extinction="off", score=Fal
 def ratio(problem):
     solved = solve_wls(problem, PLAIN)
     eq = solved.equations
-    drawn = wild_bootstrap(eq, solved.fit.estimate.residual, solved.spread, eq.w, "star", 5)
+    (drawn,) = wild_bootstrap(eq, solved.fit.estimate.residual, solved.spread, eq.w, [lambda: "star"], [5])
     return np.median(drawn / solved.spread.node[:, 0, 0])
 
 
@@ -61,12 +61,26 @@ def test_draws_are_those_of_signed_residuals(survey, problem_of):
         z = eq.factor.solve(signed.rhs)[: eq.design.n_nodes, 0]
         drawn.append(z - z.mean())
     expected = np.mean(np.square(drawn), axis=0)
-    np.testing.assert_allclose(wild_bootstrap(eq, residual, solved.spread, eq.w, cluster, 9), expected, rtol=1e-9)
+    (got,) = wild_bootstrap(eq, residual, solved.spread, eq.w, [lambda: cluster], [9])
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_a_large_survey_draws_the_same(survey, problem_of, monkeypatch):
+    """Whether one factor serves all sides, or is made anew for each."""
+    solved = solve_wls(problem_of(survey(seed=5, n_stars=200)[0]), PLAIN)
+    eq = solved.equations
+    given = (eq, solved.fit.estimate.residual, solved.spread, eq.w, np.zeros(eq.design.n_nodes, np.int32), 1)
+    wanted = bootstrap_variances(*given)
+    monkeypatch.setattr("calib.solve.clusters.LARGE", 1)
+    for room in (1e9, 1.0):
+        monkeypatch.setattr("calib.solve.clusters.SIDES_BYTES", room)
+        np.testing.assert_array_equal(bootstrap_variances(*given), wanted)
+        assert "factor" not in vars(eq)
 
 
 def coherent_share(problem):
     solved = solve_wls(problem, PLAIN)
-    variance = coherent_variance(
+    _, variance = bootstrap_variances(
         solved.equations, solved.fit.estimate.residual, solved.spread, solved.equations.w, problem.band, 3
     )
     return float(np.mean(variance / solved.spread.node[:, 0, 0]))

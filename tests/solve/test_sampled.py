@@ -1,10 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from calib import Config
+from calib.model.problem import Problem
+from calib.simulate import PRESETS, simulate
+from calib.solve.methods import solve_robust
 from calib.solve.normal import NormalEquations, Prior
-from calib.solve.sampled import NotConverged, Perturbation, covariance, sampled_spread
+from calib.solve.sampled import NotConverged, Perturbation, covariance, sampled_spread, zeropoint_covariance
 from calib.solve.system import System
+from calib.tables import read_measurements
 
 CASES = {
     "scalar": {"K": 1},
@@ -111,3 +118,83 @@ def test_a_solve_that_fails_is_said(make):
     problem.w[5] = np.nan
     with pytest.raises(NotConverged, match="not finite"):
         covariance(problem.equations, np.array([0]))
+
+
+SURVEYS = {
+    "demo": {"bands": ("g",), "n_exposures": 30},
+    "islands": {"n_exposures": 40},
+    "cloudy": {"n_exposures": 40},
+}
+"""Surfaces, responses to seeing and nights; islands have only nights, and these tie four components."""
+
+
+@pytest.fixture(scope="module", params=SURVEYS)
+def robust(request):
+    """The equations of a robust solve of a simulated survey, that state its errors."""
+    survey = simulate(replace(PRESETS[request.param], stars_per_exposure=80.0, **SURVEYS[request.param]), 1)
+    surface = "off" if request.param == "islands" else "quadratic"
+    config = Config(method="robust", surface=surface, seeing_response="on", max_passes=12, tolerance=0.5)
+    problem = Problem.of(read_measurements(survey.measurements, exposures=survey.exposures), config)
+    equations = solve_robust(problem, config).equations
+    assert equations.topology.hubs.ties.any()
+    assert not equations.topology.hubs.ties.all()
+    assert equations.design.star_block == 2
+    return equations
+
+
+def _dense_in_components(equations):
+    """``P L^- P'`` of the nodes, with P the mean of each component taken off."""
+    system, component = System(equations), equations.topology.component
+    n, K = system.shape
+    L = np.stack([system.apply(e.reshape(n, K)).ravel() for e in np.eye(n * K)], 1)
+    P = np.eye(n * K)
+    for e in range(component.size):
+        inside = np.flatnonzero(component == component[e])
+        P[e * K, inside * K] -= 1.0 / inside.size
+    return (P @ np.linalg.pinv(L, rcond=1e-12, hermitian=True) @ P.T).reshape(n, K, n, K)
+
+
+@pytest.mark.parametrize("engine", ["direct", "cholespy", "multigrid", "matrix_free"])
+def test_covariance_with_hubs_is_the_selected_inverse_and_the_dense_one(robust, engine):
+    """A night's extinction and the slope with seeing do not move with the zero-points; its level does."""
+    nodes = np.arange(0, robust.design.n_nodes, 13)
+    got = covariance(robust, nodes, engine=engine)
+    scale = np.sqrt(np.einsum("iaia->ia", got))
+    wanted = _dense_in_components(robust)[nodes][:, :, nodes]
+    assert np.abs((got - wanted) / np.multiply.outer(scale, scale)).max() < 1e-6
+    exact = np.einsum("ekk->ek", robust.spread().node)[nodes]
+    assert_allclose(scale**2, exact, rtol=1e-6)
+
+
+def test_zeropoint_covariance_is_that_of_all_unknowns(robust):
+    nodes = np.arange(robust.design.n_nodes)[::-1]
+    got = zeropoint_covariance(robust, nodes)
+    wanted = _dense_in_components(robust)[nodes, 0][:, nodes, 0]
+    assert_allclose(got, wanted, atol=1e-8 * np.abs(wanted).max())
+    assert_allclose(np.diag(got), robust.spread().node[nodes, 0, 0], rtol=1e-8)
+
+
+def test_zeropoint_covariance_in_the_gauge_of_a_functional(robust):
+    """One exposure of each component held: its variance is 0, the others' those of differences."""
+    component = robust.topology.component
+    functional = np.zeros_like(robust.mean_functional)
+    held = np.unique(component, return_index=True)[1]
+    functional[held, 0] = 1.0
+    functional[held, 1:] = 0.3  # as at another place of the field
+    nodes = np.arange(component.size)
+    got = zeropoint_covariance(robust, nodes, functional=functional)
+    exact = robust.spread(functional).node[nodes, 0, 0]
+    assert_allclose(np.diag(got), exact, rtol=1e-7, atol=1e-7 * exact.max())
+
+
+def test_sampled_spread_with_hubs(robust):
+    exact, spread = robust.spread(), sampled_spread(robust, draws=200, seed=2)
+    n, limit = robust.design.n_nodes, 5 * np.sqrt(2 / 200)
+    for got, wanted in (
+        (np.einsum("ekk->ek", spread.node)[:n], np.einsum("ekk->ek", exact.node)[:n]),
+        (spread.star[:, 0], exact.star[:, 0]),
+        (spread.prediction, exact.prediction),
+    ):
+        known = np.isfinite(wanted) & (wanted > 0)
+        assert known.mean() > 0.9
+        assert np.abs(got[known] / wanted[known] - 1.0).max() < limit
