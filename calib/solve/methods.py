@@ -66,7 +66,7 @@ class Solved:
 
 
 def solve_robust(problem: Problem, config: Config, progress: Progress | None = None) -> Solved:
-    """Student-t weights, variances by REML, local terms and night levels where they earn their place."""
+    """Expected weights, variances by REML, local terms and night levels where they earn their place."""
     found, trials = robust_fit(problem, config, progress)
     return stated(found, trials, config.seed)
 
