@@ -89,8 +89,11 @@ def outcome(
     solvable = (top.size > 1) | anchors.anchored
     linked = solvable[top.component]
     mag[(star_component < 0) | ~solvable[star_component]] = np.nan
-    z = np.where(linked, centred[:n_nodes, 0] + anchors.offset[top.component], np.nan)
-    mag = mag + np.where(star_component >= 0, anchors.offset[star_component], 0.0)
+    faint = solved.faint_blends
+    # where nothing else sets the scale the mean of the zero-points stays zero, and stars take the rest
+    level = np.where(anchors.anchored, 0.0, np.bincount(top.component, faint, top.n_components) / top.size)
+    z = np.where(linked, centred[:n_nodes, 0] + faint - level[top.component] + anchors.offset[top.component], np.nan)
+    mag = mag + np.where(star_component >= 0, anchors.offset[star_component] - level[star_component], 0.0)
     grow2 = solved.inflation**2
     covariance = ZeropointCovariance(
         solved.equations, functional, top.component, solved.inflation[top.component], anchors.variance,
@@ -169,6 +172,12 @@ def _anchored_by_catalogue(problem: Problem, solved: Solved) -> tuple[Anchors, A
     nothing = np.zeros(top.n_components)
     anchors = Anchors(offset, anchored, nothing, np.zeros(fit.design.n_stars), scatter, tension)
     return anchors, functional
+
+
+def _responses(solved: Solved) -> Array:
+    """(S,), each star's response to seeing, with what all have in common, mag."""
+    prior = solved.fit.terms.response
+    return np.asarray(solved.fit.estimate.stars[:, 1] + (0.0 if prior is None else prior.common))
 
 
 def _common_response(problem: Problem, solved: Solved) -> Array:
@@ -328,7 +337,7 @@ def _stars(
         "variability_probability": variable,
     }
     if fit.design.star_block == 2:
-        columns["seeing_response"] = fit.estimate.stars[:, 1]
+        columns["seeing_response"] = _responses(solved)
     if problem.rows.position is not None:
         columns["ra"], columns["dec"] = problem.rows.position.T
     return problem.stars.with_columns(pl.col("band").cast(pl.String), *(pl.Series(k, v) for k, v in columns.items()))
@@ -388,7 +397,7 @@ def _measurements(
     mag: Array, per: dict[str, NDArray[Any]],
 ) -> PerMeasurement:  # fmt: skip
     n = problem.rows.n
-    b = np.zeros(mag.size) if solved.fit.design.star_block == 1 else np.nan_to_num(solved.fit.estimate.stars[:, 1])
+    b = np.zeros(mag.size) if solved.fit.design.star_block == 1 else np.nan_to_num(_responses(solved))
     out = PerMeasurement(
         np.empty(n), np.empty(n, np.float32), np.empty(n, np.float32), np.zeros(n, np.float32),
         np.full(n, np.nan, np.float32), np.zeros(n, bool),

@@ -47,6 +47,9 @@ class BlendPrior:
         Response common to all stars, mag per standard deviation of seeing, that blends below the noise of the
         best-measured quarter of stars may leave in zero-points: a systematic error of each, times its seeing's standard
         score. The geometric mean of what noise can hide and of the mean response that is seen.
+    common
+        The same with the sign of the mean response that is seen, mag: faint blends go the way of the bright ones, and
+        zero-points are freed of that much (`calib.solve.methods.Solved.faint_blends`).
     """
 
     n_stars: int
@@ -55,6 +58,7 @@ class BlendPrior:
     mean: Array = field(default_factory=lambda: np.zeros(0))
     gain: float = 0.0
     common_error: float = 0.0
+    common: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.precision.size:
@@ -88,8 +92,9 @@ class BlendPrior:
         best = np.sort(np.sqrt(cavity_variance[at]))[: max(int(0.25 * at.sum()), 1)] if at.any() else np.zeros(1)
         hidden = HIDDEN_SHARE * float(np.median(best))
         # how much light neighbours add at all is known from those that are seen: half-way, in ratio
-        seen = abs(float(np.average(mean[at], weights=1.0 / cavity_variance[at]))) if at.any() else 0.0
-        self.common_error = float(np.sqrt(hidden * min(seen, hidden)))
+        seen = float(np.average(mean[at], weights=1.0 / cavity_variance[at])) if at.any() else 0.0
+        self.common_error = float(np.sqrt(hidden * min(abs(seen), hidden)))
+        self.common = float(np.copysign(self.common_error, seen))
         none = -0.5 * (np.log(2 * np.pi * cavity_variance) + cavity_mean**2 / cavity_variance)
         self.gain = float((total - none)[informed].sum())
         self.shares = counts / counts.sum()
