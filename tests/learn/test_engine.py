@@ -62,7 +62,8 @@ def test_shipped_weights_are_small_and_do_no_harm(sample, robust):
     def rms(half):
         return zeropoint_errors(half.zeropoint, sample.truth.zeropoint, top.component).rms
 
-    assert rms(found.half()) < 1.1 * rms(robust.half())
+    # of the surveys held out in training the worst lost 11 % (docs/model-card.md)
+    assert rms(found.half()) < 1.15 * rms(robust.half())
     assert 0.0 <= found.outlier.min() <= found.outlier.max() <= 1.0
 
 
