@@ -160,6 +160,7 @@ def fit(
     change = moved = np.inf
     converged, quiet = False, 0
     linked = topology.size[topology.component] > 1
+    lone = np.zeros(0, np.int64) if linked.all() else np.flatnonzero(~linked[node])
     for n_pass in range(1, max_passes + 1):
         step = _ScoringStep(design, m, weighted.w, residual, noise.information, prior, topology)
         del residual
@@ -174,21 +175,24 @@ def fit(
         terms.observe(design, estimate, spread)
         quiet = quiet + 1 if change < tolerance and moved < SETTLED else 0
         converged = quiet >= QUIET_PASSES and n_pass > FREEING_PASSES[-1]
-        if converged:
-            break
+        if converged or n_pass == max_passes:
+            break  # what is returned is what this pass was made with
         if n_pass in FREEING_PASSES:
             err, coupling = freed_errors(node, m, reported, estimate.residual, design.n_nodes)
         residual = estimate.residual
+        prediction, leverage = spread.prediction, step.equations.w * spread.prediction
+        if lone.size:
+            # of what nothing else is seen together with there is no prediction, and rounding must not pass for one
+            prediction[lone], leverage[lone] = 0.0, 1.0
         weighted = weigh(
-            noise, star_ptr, node, err, residual**2, spread.prediction, step.equations.w * spread.prediction,
-            fit_tails=True, fit_excess=True,
-        )  # fmt: skip
+            noise, star_ptr, node, err, residual**2, prediction, leverage, fit_tails=True, fit_excess=True
+        )
         if n_pass > FREE_PASSES:
             weighted.w[:] = 0.5 * (weighted.w + step.equations.w / np.asarray(step.information, weighted.w.dtype))
         moved = max(noise.update(weighted.sums), terms.update(topology.degree))
         prior = terms.prior(design)
-        if n_pass < max_passes:
-            del step, estimate, spread  # a large survey holds one pass at a time
+        if n_pass < max_passes:  # as always here; a large survey holds one pass at a time
+            del step, estimate, spread, prediction, leverage
     # small surveys may go on trading one part of a variance for another, to which zero-points are deaf
     converged = converged or change < 0.5 * tolerance
     evidence = _evidence(design, noise, terms, step.equations, estimate, err)

@@ -138,7 +138,7 @@ def test_the_fit_rests_where_reweighting_rests_and_states_the_variance_of_the_li
     equations, spread = stated_spread(fit)
     assert spread is fit.spread
     np.testing.assert_allclose(equations.w, fit.equations.w * information)
-    np.testing.assert_allclose(fit.equations.spread().node[:, 0, 0], spread.node[:, 0, 0] * information, rtol=1e-6)
+    np.testing.assert_allclose(fit.equations.spread().node[:, 0, 0], spread.node[:, 0, 0] * information, rtol=1e-9)
     # least squares with the expected weights has its minimum where the scoring steps came to rest
     reweighted = fit.equations.estimate()
     sigma = np.sqrt(spread.node[:, 0, 0].max())
