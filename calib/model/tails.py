@@ -37,6 +37,7 @@ POINTS = 8192
 """Tables are over log(1 + y), from 0 to LARGEST_LOG."""
 PER_LOG = (POINTS - 2) / LARGEST_LOG
 BINS = 1024
+_BIN_SQUARES: Array = np.asarray(np.expm1(np.arange(BINS) * LARGEST_LOG / (BINS - 1)), float)
 STEPS = 60
 """Steps of expectation-maximisation on a histogram of log(1 + y)."""
 
@@ -108,13 +109,14 @@ class Tails:
 
     def learned(self, histogram: Array) -> Tails:
         """Tails that a histogram (BINS,) of log(1 + y) is most likely under, with the usual ones believed a little."""
-        y = np.expm1(np.arange(BINS) * LARGEST_LOG / (BINS - 1))
-        usual = USUAL_MEASUREMENTS * USUAL
-        found = Tails(np.maximum(self.shares, 1e-6))
+        # at equal shares the posterior is the likelihood, but for a factor of each bin
+        likelihood = Tails(np.full(MULTIPLES.size, 1.0 / MULTIPLES.size)).posterior(_BIN_SQUARES)[1]
+        usual, shares = USUAL_MEASUREMENTS * USUAL, np.maximum(self.shares, 1e-6)
         for _ in range(STEPS):
-            counts = histogram @ found.posterior(y)[1] + usual
-            found = Tails(counts / counts.sum())
-        return found
+            joint = likelihood * shares
+            counts = histogram @ (joint / joint.sum(1, keepdims=True)) + usual
+            shares = counts / counts.sum()
+        return Tails(shares)
 
 
 @njit(inline="always")

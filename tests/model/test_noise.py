@@ -177,7 +177,7 @@ def test_one_star_of_many_measurements_does_not_overflow():
     assert np.isfinite(found.w).all()
 
 
-TAILS = np.array([0.95, 0.01, 0.01, 0.02, 0.008, 0.002])
+TAILS = np.array([0.95, 0.03, 0.01, 0.007, 0.002, 0.001])
 
 
 def simulated(seed, scale, floor, excess, n_nodes=60, per_node=250, variable=0.05):
@@ -220,18 +220,20 @@ def test_variances_are_recovered(scale, floor, excess):
         assert np.sqrt(model.excess).max() < 0.004
     # variability far below the noise cannot be told from a little more of it
     assert model.shares[3:].sum() == pytest.approx((u > 0).mean(), abs=0.03)
-    assert found.variable[u > 0].mean() > 0.65 > 0.15 > found.variable[u == 0].mean()
+    assert found.variable[u > 0].mean() > 0.7 > 0.15 > found.variable[u == 0].mean()
 
 
 def test_a_right_model_stays_where_it_is():
-    *given, _, _ = simulated(5, 1.3, 0.004, 0.0, variable=0.0)
+    *given, _, _ = simulated(5, 1.3, 0.004, 0.0, per_node=400, variable=0.0)
     model = given[0]
     model.error_scale2[:] = model.survey_scale2[:] = 1.3**2
     model.excess[:] = 0.0
     learn(*given, passes=25)
     assert np.sqrt(model.survey_scale2[0]) == pytest.approx(1.3, rel=0.04)
-    # 250 measurements know a logarithm of a variance to 0.09
-    assert np.log(model.error_scale2 / 1.3**2).std() < 0.13
+    # 400 measurements know a logarithm of a variance to 0.07
+    off = np.log(model.error_scale2 / 1.3**2)
+    assert np.abs(off).max() < 0.3
+    assert off.std() < 0.1
     assert 1 - model.shares[0] < 0.03
 
 
