@@ -16,6 +16,9 @@ from calib.commands.environment import switch, variable
 from calib.config import DEVICES, METHODS, Config, ConfigError
 from calib.tables.errors import InputError
 
+SWITCHES = {"no_adapt": ("adapt", False), "covariance": ("covariance", True)}
+"""Options without a value that set a key of the configuration, and to what."""
+
 
 def config_of(args: argparse.Namespace) -> Config:
     """Return the configuration: the command line before the file of --config before the environment.
@@ -33,8 +36,7 @@ def config_of(args: argparse.Namespace) -> Config:
             if value not in allowed:
                 raise ConfigError(f"CALIB_{name.upper()} is {value!r}; it is one of {', '.join(allowed)}")
             values[name] = value
-    if switch("no_adapt"):
-        values["adapt"] = False
+    values |= {name: on for option, (name, on) in SWITCHES.items() if switch(option)}
     if args.config is not None:
         given = _from_file(args.config)
         columns |= given.pop("columns", {})
@@ -42,10 +44,7 @@ def config_of(args: argparse.Namespace) -> Config:
     for name in ("method", "device"):
         if getattr(args, name, None) is not None:
             values[name] = getattr(args, name)
-    if getattr(args, "no_adapt", False):
-        values["adapt"] = False
-    if getattr(args, "covariance", False):
-        values["covariance"] = True
+    values |= {name: on for option, (name, on) in SWITCHES.items() if getattr(args, option, False)}
     columns |= parse_columns(args.columns or [], "--columns")
     return Config.from_mapping(values | {"columns": columns})
 
