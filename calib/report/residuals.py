@@ -145,11 +145,8 @@ def on_sky(material: Material) -> Picture | None:
 
 def weights(material: Material) -> Picture | None:
     """The error that a measurement's weight stands for, against the error that was reported."""
-    sample = material.sample
-    if "reported_err" not in sample.columns:
-        return None
-    sample = sample.filter(pl.col("reported_err").is_finite(), pl.col("reported_err") > 0, pl.col("weight") > 0)
-    if sample.height < 4 * LEAST:
+    sample = _weighed(material)
+    if sample is None:
         return None
     reported = sample["reported_err"].to_numpy() * 1e3
     believed = 1e3 / np.sqrt(sample["weight"].cast(pl.Float64).to_numpy())
@@ -195,11 +192,8 @@ def weights(material: Material) -> Picture | None:
 
 def weight_ratios(material: Material) -> Picture | None:
     """How weights are spread about those of the reported errors, which are all one."""
-    sample = material.sample
-    if "reported_err" not in sample.columns:
-        return None
-    sample = sample.filter(pl.col("reported_err").is_finite(), pl.col("reported_err") > 0, pl.col("weight") > 0)
-    if sample.height < 4 * LEAST:
+    sample = _weighed(material)
+    if sample is None:
         return None
     error = sample["reported_err"].to_numpy().astype(float)
     ratio = np.log10(sample["weight"].to_numpy().astype(float) * error**2)
@@ -230,6 +224,15 @@ def weight_ratios(material: Material) -> Picture | None:
         f"{10.0**middle:.2g} of that, and the middle two thirds spread over a factor of {10.0**spread:.2g}: what was "
         f"learned of floors, exposures, variable stars and outliers. {_sampled(material)}",
     )
+
+
+def _weighed(material: Material) -> pl.DataFrame | None:
+    """The sampled measurements that have a weight and a reported error; None where they are few."""
+    sample = material.sample
+    if "reported_err" not in sample.columns:
+        return None
+    sample = sample.filter(pl.col("reported_err").is_finite(), pl.col("reported_err") > 0, pl.col("weight") > 0)
+    return sample if sample.height >= 4 * LEAST else None
 
 
 def _sampled(material: Material) -> str:
