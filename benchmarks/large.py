@@ -28,6 +28,14 @@ THREADS = (
 )  # fmt: skip
 FOV_DEG = 0.5
 
+BETWEEN = """
+import resource, subprocess, sys
+code = subprocess.call([sys.executable, *sys.argv[1:]])
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+raise SystemExit(code)
+"""
+
 
 def simulate(folder: Path, n_exposures: int, per_exposure: float) -> None:
     """Stream the ordinary survey of this size to Parquet; fields are small, so that the mosaic fits on the sky."""
@@ -45,12 +53,14 @@ def run(*command: str) -> tuple[float, float, float]:
     """Run Python on this, on one thread; (wall seconds, CPU seconds, peak MB), or leave with its failure."""
     environment = os.environ | dict.fromkeys(THREADS, "1")
     began = time.perf_counter()
-    child = subprocess.Popen([sys.executable, *command], env=environment)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"{' '.join(command)}: exit status {child.returncode}")
-    return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    # a process begins with the peak of the one that starts it: a small one in between measures its child alone
+    between = subprocess.run(
+        [sys.executable, "-c", BETWEEN, *command], env=environment, stdout=subprocess.PIPE, text=True, check=False
+    )
+    if between.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit status {between.returncode}")
+    cpu, peak = (float(x) for x in between.stdout.splitlines()[-1].split())
+    return time.perf_counter() - began, cpu, peak / 1024
 
 
 def main() -> None:

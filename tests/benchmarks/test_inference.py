@@ -11,7 +11,7 @@ def test_it_times_what_there_is():
     assert found["n"] > 200
     parts = found["features"] + found["networks"] + found["errors"]
     assert parts > 0
-    assert found["whole"] > 0  # of tiny surveys on a busy machine no time is longer than another
+    assert found["whole"] > found["networks"]
     assert found["held"] >= 0
 
 
