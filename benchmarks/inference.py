@@ -66,7 +66,8 @@ def one(exposures: int, stars: float, ensemble: Ensemble) -> dict[str, float]:
     return {
         "n": n, "features": least(lambda: features_of(problem, robust.fit))[0],
         "networks": networks, "networks_cpu": networks_cpu,
-        "errors": least(lambda: stated(robust.fit, [], config.seed))[0], "whole": wall, "cpu": cpu, "held": grown / n,
+        "errors": least(lambda: stated(robust.fit, [], problem.err, config.seed))[0],
+        "whole": wall, "cpu": cpu, "held": grown / n,
     }  # fmt: skip
 
 

@@ -83,9 +83,8 @@ def test_renaming_ids_changes_nothing():
     )
     a, b = solve(frame), solve(renamed)
     np.testing.assert_allclose(values(a, "zeropoint"), values(b, "zeropoint"), rtol=0, atol=1e-6)
-    # the bootstrap that may enlarge errors draws a sign for each star, in the order of their names: 64 draws know an
-    # error to 9 %
-    np.testing.assert_allclose(values(a, "zeropoint_err"), values(b, "zeropoint_err"), rtol=0.2)
+    # the bootstrap that may enlarge errors draws a sign for each star, from its errors and not from its name
+    np.testing.assert_allclose(values(a, "zeropoint_err"), values(b, "zeropoint_err"), rtol=1e-3)
     assert b.frames["zeropoints"]["exposure_id"].sort().to_list() == [2**53 + 1 + 31 * k for k in range(12)]
 
 
@@ -143,9 +142,7 @@ def test_a_lone_exposure_is_nan_and_flagged():
     assert not row["anchored"].item()
     rest = zeropoints(solution).filter(pl.col("exposure_id") != 99)
     without = zeropoints(solve(frame))
-    # passes end where zero-points move by less than 0.02 of their errors
-    moved = (rest["zeropoint"] - without["zeropoint"]) / without["zeropoint_err"]
-    assert moved.abs().max() < 0.02
+    np.testing.assert_allclose(rest["zeropoint"], without["zeropoint"], rtol=0, atol=1e-6)
     np.testing.assert_allclose(rest["zeropoint_err"], without["zeropoint_err"], rtol=0.05)
     rows = solution.measurement_frame().filter(pl.col("exposure_id") == 99)
     assert not rows["used"].any()

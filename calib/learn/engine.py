@@ -96,7 +96,7 @@ def solve_learned(
         # variable stars stay those of the robust fit: the networks know them no better (docs/learned.md)
         weighted=replace(fit.weighted, w=equations.w),
     )  # fmt: skip
-    solved = stated(found, robust.trials, seed)
+    solved = stated(found, robust.trials, problem.err, seed)
     disagreement = ensemble_variance(job, equations, estimate.residual, estimate.theta, said.weight, said.tie)
     return replace(
         solved, inflation=solved.inflation * said.temperature, beyond=solved.beyond + disagreement,

@@ -68,11 +68,7 @@ class LearnedEquations:
 
     def centring(self, values: Array) -> Array:
         """Values (E, ...) less the mean of each component: symmetric, so its own adjoint."""
-        top = self.topology
-        total = np.zeros((top.n_components, *values.shape[1:]))
-        np.add.at(total, top.component, values)
-        mean = total / top.size.reshape(-1, *[1] * (values.ndim - 1))
-        return np.asarray(values - mean[top.component])
+        return self.topology.about_mean(values)
 
     def along(self, equations: NormalEquations, theta: Array) -> tuple[Array, Array]:
         """``A_i a`` (n,) and the stars (S, P) of an adjoint whose nodes' part is theta (E + H, K)."""

@@ -43,13 +43,11 @@ class BlendPrior:
         (S,), each star's normal site, 1/mag^2 and mag.
     gain
         Log likelihood of the mixture over that of no response at all.
-    common_error
-        Response common to all stars, mag per standard deviation of seeing, that blends below the noise of the
-        best-measured quarter of stars may leave in zero-points: a systematic error of each, times its seeing's standard
-        score. The geometric mean of what noise can hide and of the mean response that is seen.
     common
-        The same with the sign of the mean response that is seen, mag: faint blends go the way of the bright ones, and
-        zero-points are freed of that much (`calib.solve.methods.Solved.faint_blends`).
+        Response common to all stars, mag per standard deviation of seeing, that blends below the noise of the
+        best-measured quarter of stars leave in zero-points. Its size is the geometric mean of what noise can hide and
+        of the mean response that is seen, its sign is that one's: faint blends go the way of the bright ones.
+        Zero-points are freed of it, and it is its own standard error (`calib.solve.methods.Solved.faint_blends`).
     """
 
     n_stars: int
@@ -57,7 +55,6 @@ class BlendPrior:
     precision: Array = field(default_factory=lambda: np.zeros(0))
     mean: Array = field(default_factory=lambda: np.zeros(0))
     gain: float = 0.0
-    common_error: float = 0.0
     common: float = 0.0
 
     def __post_init__(self) -> None:
@@ -93,8 +90,7 @@ class BlendPrior:
         hidden = HIDDEN_SHARE * float(np.median(best))
         # how much light neighbours add at all is known from those that are seen: half-way, in ratio
         seen = float(np.average(mean[at], weights=1.0 / cavity_variance[at])) if at.any() else 0.0
-        self.common_error = float(np.sqrt(hidden * min(abs(seen), hidden)))
-        self.common = float(np.copysign(self.common_error, seen))
+        self.common = float(np.copysign(np.sqrt(hidden * min(abs(seen), hidden)), seen))
         none = -0.5 * (np.log(2 * np.pi * cavity_variance) + cavity_mean**2 / cavity_variance)
         self.gain = float((total - none)[informed].sum())
         self.shares = counts / counts.sum()

@@ -63,7 +63,7 @@ def _cell(xy: NDArray[np.float32], side: int) -> Ints:
 
 def wild_bootstrap(
     equations: NormalEquations, residual: NDArray[np.floating], spread: Spread, score: NDArray[np.floating],
-    clusters: Sequence[Callable[[], Cluster]], seeds: Sequence[int],
+    err: NDArray[np.floating], clusters: Sequence[Callable[[], Cluster]], seeds: Sequence[int],
 ) -> list[Array]:  # fmt: skip
     """(E,) for each way to cluster, variance of zero-points over the draws, mag^2, about their components' mean.
 
@@ -75,6 +75,8 @@ def wild_bootstrap(
         Of the fit; draws use its factor.
     residual, score
         (n,), mag, and the weights with which residuals pull, 1/mag^2.
+    err
+        (n,), reported errors: by them stars and exposures are known, so that no draw hangs on a name.
     clusters
         Each gives what changes sign together: all measurements of a star, each for itself, or those of one number (n,).
     seeds
@@ -83,6 +85,7 @@ def wild_bootstrap(
     design, top = equations.design, equations.topology
     star_ptr, node = design.graph.star_ptr, design.graph.exposure
     xy, centre, response = design.arrays
+    keys = _keys(design, err)
     shape = (design.n_nodes + top.hubs.n, design.block, DRAWS)
     at_once = max(int(SIDES_BYTES // (4 * np.prod(shape))), 1)
     out: list[Array] = []
@@ -94,8 +97,8 @@ def wild_bootstrap(
             cluster = made()
             numbers = np.zeros(0, np.int32) if isinstance(cluster, str) else cluster
             _signed_sides(
-                star_ptr, node, residual, equations.w, spread.prediction, equations.star_inverse, score, inverse, xy,
-                design.block, centre, design.star_block, response, numbers,
+                star_ptr, node, *keys, residual, equations.w, spread.prediction, equations.star_inverse, score, inverse,
+                xy, design.block, centre, design.star_block, response, numbers,
                 isinstance(cluster, str) and cluster == "star", np.uint64(seed), rhs,
             )  # fmt: skip
             sides.append(rhs.astype(np.float32))
@@ -103,10 +106,7 @@ def wild_bootstrap(
         del inverse
         while sides:
             drawn = equations.factor.solve(sides.pop(0).astype(float))[: design.n_nodes, 0]
-            mean = np.zeros((top.n_components, DRAWS))
-            np.add.at(mean, top.component, drawn)
-            drawn = drawn - (mean / top.size[:, None])[top.component]
-            out.append(np.asarray((drawn**2).mean(1)))
+            out.append(np.asarray((top.about_mean(drawn) ** 2).mean(1)))
         if design.n_measurements >= LARGE:
             equations.release()  # before the next clusters are numbered
     return out
@@ -114,7 +114,7 @@ def wild_bootstrap(
 
 def bootstrap_variances(
     equations: NormalEquations, residual: NDArray[np.floating], spread: Spread, score: NDArray[np.floating],
-    band: Ints, seed: int,
+    err: NDArray[np.floating], band: Ints, seed: int,
 ) -> tuple[Array, Array]:  # fmt: skip
     """(E,) twice, mag^2: variance of zero-points by stars, and what errors shared by part of a field add to it.
 
@@ -129,7 +129,7 @@ def bootstrap_variances(
         clusters.append(lambda: band[node] * np.int32(CELLS**2) + _cell(xy, CELLS))
         clusters.append(lambda: node * np.int32(CELLS**2) + _cell(xy, CELLS))
     by_star, *terms = wild_bootstrap(
-        equations, residual, spread, score, clusters, [seed + k for k in range(len(clusters))]
+        equations, residual, spread, score, err, clusters, [seed + k for k in range(len(clusters))]
     )
     signs = (1.0, -1.0, 1.0, -1.0)[: len(terms)]
     variance = np.maximum(spread.node[:n, 0, 0], 0.0)
@@ -160,16 +160,53 @@ def _first_other(star_ptr, node, out):
 @njit(cache=True, nogil=True)
 def _bits(number, seed):
     # splitmix64 (Steele, Lea & Flood 2014, OOPSLA): 64 signs of a cluster
-    x = np.uint64(number) * np.uint64(0x9E3779B97F4A7C15) + (seed + np.uint64(1)) * np.uint64(0xD1342543DE82EF95)
+    x = number * np.uint64(0x9E3779B97F4A7C15) + (seed + np.uint64(1)) * np.uint64(0xD1342543DE82EF95)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
+def _keys(design: Design, err: NDArray[np.floating]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Numbers of stars (S,) and nodes (E,) made of what errors were reported: deaf to names, rows and zero-points."""
+    star_ptr, node = design.graph.star_ptr, design.graph.exposure
+    stars, nodes = np.zeros(star_ptr.size - 1, np.uint64), np.zeros(design.n_nodes, np.uint64)
+    bits = np.ascontiguousarray(err).view(f"u{err.itemsize}")
+    _add_to_nodes(node, bits, nodes)
+    nodes = _told_apart(nodes)
+    _add_to_stars(star_ptr, node, bits, nodes, stars)
+    return _told_apart(stars), nodes
+
+
+def _told_apart(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    # those that nothing tells apart but their names are numbered in the order of these
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    first = np.concatenate([[True], ordered[1:] != ordered[:-1]])[: keys.size]
+    place = np.arange(keys.size)
+    repeat = (place - np.maximum.accumulate(np.where(first, place, 0))).astype(np.uint64)
+    out = np.empty_like(keys)
+    out[order] = ordered + repeat * np.uint64(0x9E3779B97F4A7C15)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _add_to_nodes(node, bits, nodes):
+    for i in range(node.size):
+        nodes[node[i]] += _bits(np.uint64(bits[i]), np.uint64(0))
+
+
+@njit(cache=True, nogil=True)
+def _add_to_stars(star_ptr, node, bits, nodes, stars):
+    for s in range(star_ptr.size - 1):
+        for i in range(star_ptr[s], star_ptr[s + 1]):
+            stars[s] += _bits(np.uint64(bits[i]) ^ nodes[node[i]], np.uint64(0))
+
+
 @njit(cache=True, nogil=True)
 def _signed_sides(
-    star_ptr, node, residual, w, v, inv, score, score_inv, xy, K, centre, P, h, cluster, by_star, seed, rhs
-):
+    star_ptr, node, star_key, node_key, residual, w, v, inv, score, score_inv, xy, K, centre, P, h, cluster, by_star,
+    seed, rhs,
+):  # fmt: skip
     # rhs (E, K, draws) += right-hand side of residuals whose clusters change sign together. w, v, inv: weights of the
     # fit, variances of its predictions and packed D_s^-1; score, score_inv: the weights of the right-hand side and
     # theirs. Residuals are scaled to the variance they had before zero-points were fitted, and before the star's own
@@ -204,8 +241,12 @@ def _signed_sides(
                     alone = min(max(1.0 - w[i] * own, 0.0), 1.0)
                 r = residual[i] * np.sqrt(alone / left)
                 wi = np.float64(score[i])
-                # of itself a measurement is known by its star and node, whatever the order of the rows
-                number = s if by_star else (cluster[i] if cluster.size > 0 else s * np.int64(4294967296) + e)
+                if by_star:
+                    number = star_key[s]
+                elif cluster.size > 0:
+                    number = np.uint64(cluster[i])
+                else:
+                    number = star_key[s] ^ _bits(node_key[e], one)
                 bits = _bits(number, seed)
                 if step == 0:
                     for k in range(draws):

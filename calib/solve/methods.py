@@ -60,6 +60,8 @@ class Solved:
     def faint_blends(self) -> Array:
         """(E,), mag, what is added to zero-points for blends too faint to be seen one by one, the same for all stars.
 
+        As much as that about the component's mean is its own standard error, of all zero-points together.
+
         ``m = M + (b_s + b) h_e - z_e`` with a response b common to all stars leaves ``z_e - b h_e`` as the zero-point.
         """
         prior, response = self.fit.terms.response, self.fit.design.response
@@ -70,8 +72,7 @@ class Solved:
     def half(self) -> Half:
         """Zero-points and errors, as star-split compares them."""
         top, n = self.equations.topology, self.fit.design.n_nodes
-        z = self.equations.centred(self.fit.estimate.theta)[:n, 0] + self.faint_blends
-        z -= (np.bincount(top.component, self.faint_blends, top.n_components) / top.size)[top.component]
+        z = top.about_mean(self.fit.estimate.theta[:n, 0] + self.faint_blends)
         z[top.size[top.component] < 2] = np.nan
         variance = np.maximum(self.spread.node[:n, 0, 0], 0.0) * self.inflation[top.component] ** 2 + self.beyond
         return Half(z, np.sqrt(variance), top.component)
@@ -80,12 +81,12 @@ class Solved:
 def solve_robust(problem: Problem, config: Config, progress: Progress | None = None) -> Solved:
     """Expected weights, variances by REML, local terms and night levels where they earn their place."""
     found, trials = robust_fit(problem, config, progress)
-    return stated(found, trials, config.seed)
+    return stated(found, trials, problem.err, config.seed)
 
 
 def resolve_robust(problem: Problem, like: RobustFit, config: Config) -> Solved:
     """The robust solve of part of the stars with the terms that the whole survey chose; all variances learned anew."""
-    return stated(refit(problem, like, config), [], config.seed)
+    return stated(refit(problem, like, config), [], problem.err, config.seed)
 
 
 def refit(problem: Problem, like: RobustFit, config: Config) -> RobustFit:
@@ -115,11 +116,14 @@ def solve_wls(problem: Problem, config: Config, progress: Progress | None = None
         design, noise, Terms(design, border), Prior.none(design), Weighted(w, nothing, nothing, sums), problem.err, 0.0,
         equations, estimate, spread, np.nan, 1, True, 0.0,
     )  # fmt: skip
-    return stated(found, [], config.seed)
+    return stated(found, [], problem.err, config.seed)
 
 
-def stated(found: RobustFit, trials: list[Trial], seed: int) -> Solved:
-    """Errors with the information that weights cost, enlarged where residuals say that they are too small."""
+def stated(found: RobustFit, trials: list[Trial], err: NDArray[np.floating], seed: int) -> Solved:
+    """Errors with the information that weights cost, enlarged where residuals say that they are too small.
+
+    ``err`` are the reported errors (n,), by which the bootstrap knows its stars.
+    """
     equations, spread = stated_spread(found)
     top, n = equations.topology, found.design.n_nodes
     inflation, ratio, coherent = np.ones(top.n_components), float("nan"), np.zeros(n)
@@ -127,7 +131,7 @@ def stated(found: RobustFit, trials: list[Trial], seed: int) -> Solved:
     compared = (top.size[top.component] > 1) & (variance > 0)
     if compared.any():
         observed = (equations, found.estimate.residual, spread, found.equations.w)
-        drawn, coherent = bootstrap_variances(*observed, found.noise.band, seed)
+        drawn, coherent = bootstrap_variances(*observed, err, found.noise.band, seed)
         ratios = drawn[compared] / variance[compared]
         ratio = float(np.median(ratios))
         for c in np.unique(top.component[compared]):

@@ -158,6 +158,13 @@ class Topology:
         indices[pair_at] = hubs.column
         return indptr, indices, pair_at
 
+    def about_mean(self, values: Array) -> Array:
+        """Values of the nodes (E, ...) less the mean of each component: symmetric, so its own adjoint."""
+        total = np.zeros((self.n_components, *values.shape[1:]))
+        np.add.at(total, self.component, values)
+        mean = total / self.size.reshape(-1, *[1] * (values.ndim - 1))
+        return np.asarray(values - mean[self.component])
+
     @property
     def indptr(self) -> NDArray[np.int64]:
         """(E + H + 1,), rows of the upper triangle of the pattern of L."""
@@ -297,10 +304,8 @@ class NormalEquations:
     def centred(self, theta: Array) -> Array:
         """Theta with the zero-points of each component shifted to zero mean."""
         out = theta.copy()
-        top = self.topology
-        n = top.component.size
-        mean = np.bincount(top.component, weights=theta[:n, 0], minlength=top.n_components) / top.size
-        out[:n, 0] -= mean[top.component]
+        n = self.topology.component.size
+        out[:n, 0] = self.topology.about_mean(theta[:n, 0])
         return out
 
     @cached_property

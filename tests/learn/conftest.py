@@ -42,7 +42,7 @@ def bare():
 
 @pytest.fixture(scope="session")
 def robust(sample):
-    return stated(sample.fit, [], 1)
+    return stated(sample.fit, [], sample.problem.err, 1)
 
 
 @pytest.fixture

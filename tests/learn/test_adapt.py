@@ -101,7 +101,7 @@ def test_shifts_are_the_solve_s_too(survey):
     """The engine with shifts is the group of all stars with them."""
     problem, fit, _, _, _ = survey
     shift = (-1.0, 0.5, 0.0)
-    learned = solve_learned(problem, stated(fit, [], 1), 1, device="cpu", shift=shift)
+    learned = solve_learned(problem, stated(fit, [], problem.err, 1), 1, device="cpu", shift=shift)
     n = fit.design.n_nodes
     group = Group.of(fit, heard(problem, fit, device="cpu"))
     centred = LearnedEquations(fit).centring

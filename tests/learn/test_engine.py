@@ -49,7 +49,7 @@ def test_disagreement_is_that_of_the_members_solved_one_by_one(sample):
 
 def test_four_columns_are_enough(bare):
     problem, fit = bare
-    found = solve_learned(problem, stated(fit, [], 1), 1, device="cpu").half()
+    found = solve_learned(problem, stated(fit, [], problem.err, 1), 1, device="cpu").half()
     assert np.isfinite(found.zeropoint).all()
     assert (found.error > 0).all()
 
@@ -62,8 +62,7 @@ def test_shipped_weights_are_small_and_do_no_harm(sample, robust):
     def rms(half):
         return zeropoint_errors(half.zeropoint, sample.truth.zeropoint, top.component).rms
 
-    # of the surveys held out in training the worst lost 11 % (docs/model-card.md)
-    assert rms(found.half()) < 1.15 * rms(robust.half())
+    assert rms(found.half()) < 1.1 * rms(robust.half())
     assert 0.0 <= found.outlier.min() <= found.outlier.max() <= 1.0
 
 

@@ -129,7 +129,7 @@ def test_no_star_at_all():
     prior = BlendPrior(0)
     prior.observe(np.zeros(0), np.zeros(0))
     assert prior.gain == 0.0
-    assert np.isfinite(prior.common_error)
+    assert np.isfinite(prior.common)
 
 
 def test_a_fading_star_mirrors_a_brightening_one():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from calib.config import Config
-from calib.solve.clusters import DRAWS, _bits, bootstrap_variances, patches, wild_bootstrap
+from calib.solve.clusters import DRAWS, _bits, _keys, bootstrap_variances, patches, wild_bootstrap
 from calib.solve.methods import solve_wls
 from calib.solve.normal import NormalEquations
 
@@ -14,7 +14,9 @@ PLAIN = Config(surface="off", seeing_response="off", extinction="off", score=Fal
 def ratio(problem):
     solved = solve_wls(problem, PLAIN)
     eq = solved.equations
-    (drawn,) = wild_bootstrap(eq, solved.fit.estimate.residual, solved.spread, eq.w, [lambda: "star"], [5])
+    (drawn,) = wild_bootstrap(
+        eq, solved.fit.estimate.residual, solved.spread, eq.w, problem.err, [lambda: "star"], [5]
+    )  # fmt: skip
     return np.median(drawn / solved.spread.node[:, 0, 0])
 
 
@@ -50,26 +52,50 @@ def test_the_same_seed_draws_the_same(survey, problem_of):
 
 
 def test_draws_are_those_of_signed_residuals(survey, problem_of):
-    solved = solve_wls(problem_of(survey(seed=5, n_stars=40)[0]), PLAIN)
+    problem = problem_of(survey(seed=5, n_stars=40)[0])
+    solved = solve_wls(problem, PLAIN)
     eq, residual = solved.equations, solved.fit.estimate.residual
     cluster = patches(eq.design)
     left = np.sqrt(1.0 - eq.w * solved.spread.prediction)
     drawn = []
     for k in range(DRAWS):
-        sign = np.array([1.0 if (int(_bits(c, np.uint64(9))) >> k) & 1 else -1.0 for c in cluster])
+        sign = np.array([1.0 if (int(_bits(np.uint64(c), np.uint64(9))) >> k) & 1 else -1.0 for c in cluster])
         signed = NormalEquations(eq.design, residual / left * sign, eq.w, eq.prior, eq.topology)
         z = eq.factor.solve(signed.rhs)[: eq.design.n_nodes, 0]
         drawn.append(z - z.mean())
     expected = np.mean(np.square(drawn), axis=0)
-    (got,) = wild_bootstrap(eq, residual, solved.spread, eq.w, [lambda: cluster], [9])
+    (got,) = wild_bootstrap(eq, residual, solved.spread, eq.w, problem.err, [lambda: cluster], [9])
     np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_signs_hang_on_no_name_and_no_zeropoint(survey, problem_of):
+    frame, _ = survey(seed=7, n_stars=60)
+    rng = np.random.default_rng(4)
+    star, node = frame["star_id"].to_numpy(), frame["exposure_id"].to_numpy()
+    other = frame.with_columns(
+        star_id=rng.permutation(60)[star], exposure_id=rng.permutation(node.max() + 1)[node], mag=frame["mag"] + node
+    ).sample(fraction=1.0, shuffle=True, seed=1)  # fmt: skip
+    a, b = solve_wls(problem_of(frame), PLAIN), solve_wls(problem_of(other), PLAIN)
+    np.testing.assert_allclose(a.inflation, b.inflation, rtol=1e-6)
+    assert a.bootstrap_ratio == pytest.approx(b.bootstrap_ratio, rel=1e-6)
+
+
+def test_stars_of_equal_errors_change_sign_on_their_own(survey, problem_of):
+    frame, _ = survey(seed=8, n_stars=400)
+    problem = problem_of(frame.with_columns(mag_err=0.01))
+    solved = solve_wls(problem, PLAIN)
+    stars, nodes = _keys(solved.fit.design, problem.err)
+    assert np.unique(stars).size == stars.size
+    assert np.unique(nodes).size == nodes.size
 
 
 def test_a_large_survey_draws_the_same(survey, problem_of, monkeypatch):
     """Whether one factor serves all sides, or is made anew for each."""
-    solved = solve_wls(problem_of(survey(seed=5, n_stars=200)[0]), PLAIN)
+    problem = problem_of(survey(seed=5, n_stars=200)[0])
+    solved = solve_wls(problem, PLAIN)
     eq = solved.equations
-    given = (eq, solved.fit.estimate.residual, solved.spread, eq.w, np.zeros(eq.design.n_nodes, np.int32), 1)
+    residual, band = solved.fit.estimate.residual, np.zeros(eq.design.n_nodes, np.int32)
+    given = (eq, residual, solved.spread, eq.w, problem.err, band, 1)
     wanted = bootstrap_variances(*given)
     monkeypatch.setattr("calib.solve.clusters.LARGE", 1)
     for room in (1e9, 1.0):
@@ -81,7 +107,7 @@ def test_a_large_survey_draws_the_same(survey, problem_of, monkeypatch):
 def coherent_share(problem):
     solved = solve_wls(problem, PLAIN)
     _, variance = bootstrap_variances(
-        solved.equations, solved.fit.estimate.residual, solved.spread, solved.equations.w, problem.band, 3
+        solved.equations, solved.fit.estimate.residual, solved.spread, solved.equations.w, problem.err, problem.band, 3,
     )
     return float(np.mean(variance / solved.spread.node[:, 0, 0]))
 
