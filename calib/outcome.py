@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
-from numba import njit
 from numpy.typing import NDArray
 from scipy.special import erf
 
 from calib.covariance import ZeropointCovariance
-from calib.model.anchors import Anchors, anchor
+from calib.model.anchors import Anchors
 from calib.model.calibrator import SURFACE_COLUMNS, Calibrator
 from calib.model.flags import join_flags
 from calib.model.problem import Problem
+from calib.model.statistics import ROWS, of_nodes, star_sums, stars_per_node
 from calib.model.tails import MULTIPLES
+from calib.solve.anchoring import anchored_by_catalogue, anchored_by_stars
 from calib.solve.conditions import conditions_of
-from calib.solve.gauge import star_functional
 from calib.solve.influence import stability
-from calib.solve.kernels import basis
 from calib.solve.methods import Solved
 from calib.tables.measurements import Measurements
 
@@ -31,9 +29,6 @@ FIVE_SIGMA = 0.2
 """Error, mag, of a five-sigma detection: what limiting_mag is the magnitude of."""
 GOOD_ENOUGH = 0.01
 """A zero-point's quality is the probability that it is right to this many mag."""
-ROWS = 500_000
-"""Rows looked at at a time."""
-
 
 @dataclass
 class PerMeasurement:
@@ -82,9 +77,9 @@ def outcome(
 
     functional: Array | None
     if problem.n_catalogue:
-        anchors, functional = _anchored_by_catalogue(problem, solved)
+        anchors, functional = anchored_by_catalogue(problem, solved)
     else:
-        anchors, functional = _anchored(problem, solved, mag, star_component, reference)
+        anchors, functional = anchored_by_stars(problem, solved, mag, star_component, reference)
     spread = solved.spread if functional is None else solved.equations.spread(functional)
     solvable = (top.size > 1) | anchors.anchored
     linked = solvable[top.component]
@@ -97,7 +92,7 @@ def outcome(
     grow2 = solved.inflation**2
     covariance = ZeropointCovariance(
         solved.equations, functional, top.component, solved.inflation[top.component], anchors.variance,
-        _common_response(problem, solved), solved.beyond, linked,
+        top.about_mean(faint), solved.beyond, linked,
     )  # fmt: skip
     z_err = np.sqrt(covariance.diagonal(spread.node[:n_nodes, 0, 0]))
     star_variance = np.maximum(spread.star[:, 0], 0.0)
@@ -128,65 +123,10 @@ _ORDER = (
 )  # fmt: skip
 
 
-def _anchored(
-    problem: Problem, solved: Solved, mag: Array, component: NDArray[np.int32], reference: pl.DataFrame | None
-) -> tuple[Anchors, Array | None]:
-    """The references' offsets, and the functional of theta that they hold; None where there are none."""
-    equations, top = solved.equations, solved.equations.topology
-    own = solved.equations.star_inverse[:, 0]
-    anchors = anchor(problem.stars, mag, own, component, top.n_components, reference)
-    if not anchors.anchored.any():
-        return anchors, None
-    functional = star_functional(equations, anchors.weight)
-    unanchored = ~anchors.anchored[top.component]
-    functional[: unanchored.size][unanchored] = equations.mean_functional[: unanchored.size][unanchored]
-    return anchors, functional
-
-
-def _anchored_by_catalogue(problem: Problem, solved: Solved) -> tuple[Anchors, Array]:
-    """The gauge where the catalogue's zero-point is 0, in every component that holds reference stars."""
-    fit, equations, top = solved.fit, solved.equations, solved.equations.topology
-    nodes = np.arange(problem.n_exposures, problem.graph.n_exposures)
-    component = top.component[nodes]
-    anchored = np.zeros(top.n_components, bool)
-    anchored[component] = True
-    # its rows lie at the middle of the field, where a surface is not quite zero
-    at_middle = basis(np.zeros((1, 2), np.float32), fit.design.block, fit.design.arrays[1])[0]
-    theta = equations.centred(fit.estimate.theta)
-    offset = np.zeros(top.n_components)
-    offset[component] = -theta[nodes] @ at_middle
-    functional = equations.mean_functional.copy()
-    functional[: top.component.size][anchored[top.component]] = 0.0
-    functional[nodes] = at_middle
-    rows = np.flatnonzero(problem.graph.exposure >= problem.n_exposures)
-    at = problem.graph.exposure[rows] - problem.n_exposures
-    own = np.bincount(at, problem.err[rows].astype(float) ** 2, nodes.size) / np.maximum(np.bincount(at), 1)
-    noise = fit.noise.floor[problem.band[nodes]] + fit.noise.excess[nodes]
-    # where all errors are alike, their scale and a floor say the same
-    noise += np.maximum(fit.noise.error_scale2[nodes] - 1.0, 0.0) * own
-    scatter = np.zeros(top.n_components)
-    scatter[component] = np.sqrt(noise)
-    base = fit.noise.base(problem.graph.exposure[rows], problem.err[rows]).astype(float)
-    tension = np.full(fit.design.n_stars, np.nan)
-    tension[problem.graph.star()[rows]] = fit.estimate.residual[rows] / np.sqrt(base)
-    nothing = np.zeros(top.n_components)
-    anchors = Anchors(offset, anchored, nothing, np.zeros(fit.design.n_stars), scatter, tension)
-    return anchors, functional
-
-
 def _responses(solved: Solved) -> Array:
     """(S,), each star's response to seeing, with what all have in common, mag."""
     prior = solved.fit.terms.response
     return np.asarray(solved.fit.estimate.stars[:, 1] + (0.0 if prior is None else prior.common))
-
-
-def _common_response(problem: Problem, solved: Solved) -> Array:
-    """(E,), what blends too faint to be seen one by one may do to the zero-points of good and bad seeing, mag."""
-    prior, top = solved.fit.terms.response, solved.equations.topology
-    if prior is None or problem.response is None:
-        return np.zeros(top.component.size)
-    mean = np.bincount(top.component, weights=problem.response, minlength=top.n_components) / top.size
-    return np.asarray(prior.common_error * (problem.response - mean[top.component]))
 
 
 def _per_measurement_noise(problem: Problem, solved: Solved) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
@@ -214,13 +154,13 @@ def _zeropoints(
     n, K = fit.design.n_nodes, fit.design.block
     node = problem.graph.exposure
     n_measurements = np.bincount(node, minlength=n)
-    n_stars, n_tying = _stars_per_node(problem)
+    n_stars, n_tying = stars_per_node(problem)
     linked = np.isfinite(z)
     with np.errstate(invalid="ignore", divide="ignore"):
         outliers = np.bincount(node, weights=per["outlier"] > 0.5, minlength=n) / n_measurements
         quality = np.where(linked, erf(GOOD_ENOUGH / np.sqrt(2.0) / z_err), 0.0)
     excess = np.sqrt(np.maximum(fit.noise.excess, 0.0))
-    median_err2 = _of_nodes(problem, lambda at: problem.err[at] ** 2, pl.col("v").median())
+    median_err2 = of_nodes(problem, lambda at: problem.err[at] ** 2, pl.col("v").median())
     usual = fit.noise.survey_scale2[problem.band] * median_err2 + fit.noise.floor[problem.band]
     total = fit.noise.error_scale2 * median_err2 + fit.noise.floor[problem.band] + fit.noise.excess
     typical = np.median(z_err[linked]) if linked.any() else np.nan
@@ -272,44 +212,6 @@ def _zeropoints(
     )
 
 
-def _stars_per_node(problem: Problem) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Distinct stars of each node, and those of them that are seen in another node too."""
-    out = np.zeros((2, problem.graph.n_exposures), np.int64)
-    _count_stars(problem.graph.star_ptr, problem.graph.exposure, out)
-    return out[0], out[1]
-
-
-@njit(cache=True, nogil=True)
-def _count_stars(star_ptr, node, out):  # type: ignore[no-untyped-def]
-    for s in range(star_ptr.size - 1):
-        low, high = star_ptr[s], star_ptr[s + 1]
-        elsewhere = False
-        for i in range(low + 1, high):
-            elsewhere = elsewhere or node[i] != node[low]
-        for i in range(low, high):
-            again = False
-            for j in range(low, i):
-                again = again or node[j] == node[i]
-            if not again:
-                out[0, node[i]] += 1
-                out[1, node[i]] += elsewhere
-
-
-def _of_nodes(problem: Problem, values: Callable[[NDArray[np.integer[Any]]], NDArray[Any]], what: pl.Expr) -> Array:
-    """(E,), a statistic of the values ``v`` of each exposure's measurements, some exposures at a time."""
-    ptr, position = problem.graph.by_exposure()
-    out = np.full(ptr.size - 1, np.nan)
-    first = 0
-    while first < problem.n_exposures:
-        stop = min(max(int(np.searchsorted(ptr, ptr[first] + ROWS)), first + 1), problem.n_exposures)
-        at = position[ptr[first] : ptr[stop]]
-        node = np.repeat(np.arange(first, stop), np.diff(ptr[first : stop + 1]))
-        frame = pl.DataFrame({"node": node, "v": values(at)}).group_by("node").agg(what)
-        out[frame["node"].to_numpy()] = frame["v"].to_numpy()
-        first = stop
-    return out
-
-
 def _stars(
     problem: Problem, solved: Solved, mag: Array, mag_err: Array,
     component: NDArray[np.int32], base: NDArray[np.float32],
@@ -320,7 +222,7 @@ def _stars(
     n_used = np.bincount(star, minlength=n_stars)
     del star
     # leverage under the weights of the fit: a variable star's prediction is as uncertain as its base noise and more
-    chi2, freedom = _star_sums(
+    chi2, freedom = star_sums(
         problem.graph.star_ptr, problem.graph.exposure, problem.n_exposures, fit.estimate.residual, base,
         fit.resisting, fit.spread.prediction,
     )  # fmt: skip
@@ -341,19 +243,6 @@ def _stars(
     if problem.rows.position is not None:
         columns["ra"], columns["dec"] = problem.rows.position.T
     return problem.stars.with_columns(pl.col("band").cast(pl.String), *(pl.Series(k, v) for k, v in columns.items()))
-
-
-@njit(cache=True, nogil=True)
-def _star_sums(star_ptr, node, n_exposures, residual, base, w, v):  # type: ignore[no-untyped-def]
-    # (S,) twice: sum of squared residuals over their noise, and of what each left free; catalogues (nodes beyond
-    # n_exposures) do not count
-    chi2, freedom = np.zeros(star_ptr.size - 1), np.zeros(star_ptr.size - 1)
-    for s in range(star_ptr.size - 1):
-        for i in range(star_ptr[s], star_ptr[s + 1]):
-            if node[i] < n_exposures:
-                chi2[s] += residual[i] * residual[i] / base[i]
-                freedom[s] += 1.0 - min(max(w[i] * v[i], 0.0), 0.99)
-    return chi2, freedom
 
 
 _TAILS = [f"{m**0.5:g} sigma" for m in MULTIPLES]
@@ -440,7 +329,7 @@ def _limiting_mag(problem: Problem, measurements: Measurements, zeropoints: pl.D
     def depth(at: NDArray[np.integer[Any]]) -> Array:
         return np.asarray(problem.m[at] + 2.5 * np.log10(FIVE_SIGMA / (scale[node[at]] * problem.err[at])))
 
-    out = _of_nodes(problem, depth, pl.col("v").quantile(0.9))[:n]
+    out = of_nodes(problem, depth, pl.col("v").quantile(0.9))[:n]
     return pl.Series("limiting_mag", out + zeropoints["zeropoint"].to_numpy())
 
 
