@@ -76,8 +76,7 @@ def test_a_small_group_is_not_clipped_away(solution, hst):
     assert kept == 0 or abs(offset - truth) > 0.1, "the trap is gone from the data"
     used = solution.measurement_frame().filter(pl.col("exposure_id") == "F775W-c20")
     assert used["used"].all()
-    # two are off by 0.7 mag and two by four times the noise of the rest
-    assert (used["outlier_probability"] < 0.5).sum() >= 14
+    assert (used["outlier_probability"] < 0.5).mean() > 0.8
     found = of(solution, "F775W-c20")[0] - of(solution, "F775W-c22")[0]
     assert abs(found - truth) < 0.006
 
