@@ -21,6 +21,7 @@ from calib.solve.anchoring import anchored_by_catalogue, anchored_by_stars
 from calib.solve.conditions import conditions_of
 from calib.solve.influence import stability
 from calib.solve.methods import Solved
+from calib.solve.unseen import unseen_gradient
 from calib.tables.measurements import Measurements
 
 Array = NDArray[np.float64]
@@ -90,14 +91,15 @@ def outcome(
     z = np.where(linked, centred[:n_nodes, 0] + faint - level[top.component] + anchors.offset[top.component], np.nan)
     mag = mag + np.where(star_component >= 0, anchors.offset[star_component] - level[star_component], 0.0)
     grow2 = solved.inflation**2
+    gradient = unseen_gradient(problem, solved, star_component, anchors)
     covariance = ZeropointCovariance(
         solved.equations, functional, top.component, solved.inflation[top.component], anchors.variance,
-        top.about_mean(faint), solved.beyond, linked,
+        top.about_mean(faint), solved.beyond, linked, gradient.zeropoints,
     )  # fmt: skip
     z_err = np.sqrt(covariance.diagonal(spread.node[:n_nodes, 0, 0]))
     star_variance = np.maximum(spread.star[:, 0], 0.0)
     at = np.maximum(star_component, 0)
-    star_variance = star_variance * grow2[at] + anchors.variance[at]
+    star_variance = star_variance * grow2[at] + anchors.variance[at] + (gradient.stars**2).sum(1)
     mag_err = np.where(np.isfinite(mag), np.sqrt(star_variance), np.nan)
 
     per, base = _per_measurement_noise(problem, solved)

@@ -181,6 +181,12 @@ class ExposureGraph:
 
         return weak_modes(self, k, component)
 
+    def places(self) -> Float64s:
+        """Where exposures lie beside each other, (n_exposures, 2), in field widths; see `graphs.places.places`."""
+        from graphs.places import places
+
+        return places(self)
+
     def effective_resistance(self, pairs: NDArray[np.integer[Any]] | Sequence[Sequence[int]]) -> Float64s:
         """Variance of the difference of two zero-points, mag**2; see `graphs.planning.effective_resistance`."""
         from graphs.planning import effective_resistance

@@ -81,7 +81,7 @@ def test_differences_of_exposures_scatter_as_the_covariance_says():
         noisy = table.with_columns(mag=pl.Series(18.0 + star / 50 + rng.normal(0, 0.01, star.size)))
         solution = calibrate(noisy, config=config)
         drawn.append(solution.frames["zeropoints"]["zeropoint"].to_numpy())
-    parts = replace(solution.covariances, grow=np.ones(8), beyond=np.zeros(8))
+    parts = replace(solution.covariances, grow=np.ones(8), beyond=np.zeros(8), gradient=np.zeros((8, 2)))
     wanted = parts.between(np.arange(8))
     scale = np.sqrt(np.diag(wanted))
     assert np.abs((np.cov(np.array(drawn).T) - wanted) / np.outer(scale, scale)).max() < 5 * np.sqrt(2 / 300)
@@ -91,13 +91,13 @@ def test_differences_of_exposures_scatter_as_the_covariance_says():
 def test_shared_parts_are_shared():
     parts = module.ZeropointCovariance(
         None, None, np.array([0, 0, 1]), np.ones(3), np.array([4.0, 9.0]), np.array([1.0, -2.0, 3.0]),
-        np.array([0.5, 0.25, 0.0]), np.array([True, True, True]),
+        np.array([0.5, 0.25, 0.0]), np.array([True, True, True]), np.array([[1.0, 0.0], [2.0, 1.0], [3.0, 0.0]]),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "zeropoint_covariance", lambda equations, nodes, functional: np.eye(nodes.size))
         got = parts.between(np.array([2, 0, 1, 0]))
     np.testing.assert_array_equal(
-        got, [[19.0, 3.0, -6.0, 3.0], [3.0, 6.5, 2.0, 6.5], [-6.0, 2.0, 9.25, 2.0], [3.0, 6.5, 2.0, 6.5]]
+        got, [[28.0, 3.0, -6.0, 3.0], [3.0, 7.5, 4.0, 7.5], [-6.0, 4.0, 14.25, 4.0], [3.0, 7.5, 4.0, 7.5]]
     )
     np.testing.assert_array_equal(np.diag(got)[[1, 2, 0]], parts.diagonal(np.ones(3)))
 

@@ -248,6 +248,12 @@ class NormalEquations:
         kernels.right_hand_side(*self._sorted, self._m_beyond_prior, self.w, self.star_inverse, *self._place, out)
         return out
 
+    def response_to(self, m: Array) -> Array:
+        """(E + H, K), what is added to the answer when m (n,) is added to the magnitudes."""
+        out = np.zeros_like(self.prior.rhs)
+        kernels.right_hand_side(*self._sorted, np.asarray(m, float), self.w, self.star_inverse, *self._place, out)
+        return self.factor.solve(out)
+
     @property
     def _m_beyond_prior(self) -> Array:
         """Magnitudes, moved, less the response that the prior expects of each star."""

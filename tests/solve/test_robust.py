@@ -67,6 +67,20 @@ def test_outliers_do_not_move_it(survey, problem_of):
     assert rms[1] < 2 * spoilt_error.mean()
 
 
+@pytest.mark.parametrize("wrong", [0.05, 0.1])
+def test_far_outliers_cost_no_good_measurement(survey, problem_of, wrong):
+    """The error scale stays that of the rest, and zero-points those of a solve that knows each outlier."""
+    frame, truth = survey(seed=16, n_exposures=20, n_stars=800, visits=8, err=(0.005, 0.06), scale=1.5, floor=0.004)
+    rng = np.random.default_rng(17)
+    bad = rng.random(frame.height) < wrong
+    spoilt = frame.with_columns(mag=pl.col("mag") + np.where(bad, rng.normal(0, 1.0, frame.height), 0.0))
+    fit = solve_robust(problem_of(spoilt), PLAIN).fit
+    assert np.sqrt(fit.noise.survey_scale2[0]) == pytest.approx(1.5, rel=0.08)
+    known = frame.filter(~bad).with_columns(mag_err=(1.5**2 * pl.col("mag_err") ** 2 + 0.004**2) ** 0.5)
+    bound, _ = zeropoints(solve_wls(problem_of(known), PLAIN))
+    assert np.std(fit.estimate.theta[:20, 0] - truth["r"]) < 1.1 * np.std(bound - truth["r"])
+
+
 def add_group(frame, seed=0, n=5, offset=1.8):
     """An exposure of n stars of its own offset, far from all others."""
     rng = np.random.default_rng(seed)
