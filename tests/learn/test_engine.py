@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from calib.learn import engine
 from calib.learn.engine import ensemble_variance, solve_learned
 from calib.learn.ensemble import SHIPPED, Ensemble, WeightsError, shipped
 from calib.learn.exact import LearnedEquations
@@ -26,6 +27,21 @@ def test_untrained_it_is_the_robust_method(sample, robust):
     a, b = found.half(), robust.half()
     assert np.abs((a.zeropoint - b.zeropoint) / b.error).max() < 0.03  # to which the robust fit converged
     np.testing.assert_allclose(a.error, b.error, rtol=0.02)
+
+
+def moved(found, robust):
+    a, b = found.half(), robust.half()
+    return np.nanmax(np.abs(a.zeropoint - b.zeropoint) / np.sqrt(robust.fit.spread.node[: a.zeropoint.size, 0, 0]))
+
+
+def test_networks_move_no_zeropoint_far(sample, robust, monkeypatch):
+    wild = Ensemble([network(1, 3.0), network(2, 3.0)])
+    monkeypatch.setattr(engine, "FAR", np.inf)
+    free = moved(solve_learned(sample.problem, robust, 1, wild, "cpu"), robust)
+    monkeypatch.setattr(engine, "FAR", 0.5 * free)
+    assert 0.03 < moved(solve_learned(sample.problem, robust, 1, wild, "cpu"), robust) < 0.5 * free + 0.03
+    monkeypatch.setattr(engine, "FAR", 1e-9)
+    assert moved(solve_learned(sample.problem, robust, 1, wild, "cpu"), robust) < 0.03  # as untrained
 
 
 def test_disagreement_is_that_of_the_members_solved_one_by_one(sample):
