@@ -1,10 +1,11 @@
 """What each part of the learned method is worth: the same training without it, judged by surveys of its own.
 
-    python benchmarks/ablation.py --surveys FOLDER [--most 300] [--steps 250] [--members 3] [--batch 4] [--rate 2e-3]
-                                  [--seed 3] [--only all,links,...] [--json out.json]
+    python benchmarks/ablation.py --surveys FOLDER [--most 300] [--least 3000] [--steps 250] [--members 3] [--batch 4]
+                                  [--rate 2e-3] [--seed 3] [--only all,links,...] [--json out.json]
 
 FOLDER holds solved surveys as `calib train` leaves them in WORK/surveys; they are made there where there are fewer than
-``--most``. Of every six one chooses the best checkpoint, one judges, and the rest are trained on. For every variant:
+``--most``. Of every six one chooses the best checkpoint, one judges, and the rest are trained on; those with fewer than
+``--least`` measurements judge nothing. For every variant:
 zero-point rms over that of the robust method on the surveys that judge (geometric mean, median, worst, and how many are
 more than 2 % above), the geometric mean over that of the whole network on the same surveys with its standard error, and
 mean squared pulls. Same seeds, same surveys, same steps throughout.
@@ -56,12 +57,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 """Name, what it is, and what of the plan is other."""
 
 
-def lessons_of(folder: Path, most: int) -> tuple[list[Lesson], list[Lesson], list[Lesson]]:
-    """To train on, to choose by, and to judge by."""
+def lessons_of(folder: Path, most: int, least: int = 0) -> tuple[list[Lesson], list[Lesson], list[Lesson]]:
+    """To train on, to choose by, and to judge by; of these, only with this many measurements or more."""
     found: tuple[list[Lesson], list[Lesson], list[Lesson]] = ([], [], [])
     for path in cached(folder, range(most)):
         kind = {CHOOSE: 1, JUDGE: 2}.get(int(path.stem) % HELD_OUT, 0)
-        found[kind].append(Lesson.of(load(path)))
+        sample = load(path)
+        if kind != 2 or sample.problem.m.size >= least:
+            found[kind].append(Lesson.of(sample))
     if not all(found):
         raise SystemExit(f"{folder}: {most} surveys are too few to train, choose and judge; give --most {2 * HELD_OUT}")
     return found
@@ -126,6 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--surveys", type=Path, required=True, help="folder of solved surveys")
     parser.add_argument("--most", type=int, default=300, help="surveys, those that choose and judge among them")
+    parser.add_argument("--least", type=int, default=0, help="measurements of a survey that judges")
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--batch", type=int, default=4)
@@ -140,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
     if unknown := sorted(set(names) - set(VARIANTS)):
         parser.error(f"--only: no {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
     plan = Plan(args.most, args.steps, args.batch, args.members, args.rate, every=args.every, seed=args.seed)
-    lessons = lessons_of(args.surveys, args.most)
+    lessons = lessons_of(args.surveys, args.most, args.least)
     sizes = [len(part) for part in lessons]
     print(
         f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}\n"
