@@ -85,7 +85,7 @@ def outcome(
     solvable = (top.size > 1) | anchors.anchored
     linked = solvable[top.component]
     mag[(star_component < 0) | ~solvable[star_component]] = np.nan
-    faint = solved.faint_blends
+    faint = fit.faint_blends
     # where nothing else sets the scale the mean of the zero-points stays zero, and stars take the rest
     level = np.where(anchors.anchored, 0.0, np.bincount(top.component, faint, top.n_components) / top.size)
     z = np.where(linked, centred[:n_nodes, 0] + faint - level[top.component] + anchors.offset[top.component], np.nan)

@@ -57,7 +57,8 @@ class Lesson:
     def of(cls, sample: Sample) -> Lesson:
         """Make what every step needs, once."""
         job = LearnedEquations(sample.fit)
-        truth = job.centring(sample.truth.zeropoint)
+        # of what blends too faint to be seen do, zero-points are freed afterwards: it is not the networks' to take away
+        truth = job.centring(sample.truth.zeropoint - sample.fit.faint_blends)
         n, size = job.design.n_nodes, job.topology.size[job.topology.component]
         ones = torch.ones(job.design.n_measurements), torch.ones(n, 3), torch.ones(job.design.n_stars)
         z = job.zeropoints(*ones)

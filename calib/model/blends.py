@@ -47,7 +47,7 @@ class BlendPrior:
         Response common to all stars, mag per standard deviation of seeing, that blends below the noise of the
         best-measured quarter of stars leave in zero-points. Its size is the geometric mean of what noise can hide and
         of the mean response that is seen, its sign is that one's: faint blends go the way of the bright ones.
-        Zero-points are freed of it, and it is its own standard error (`calib.solve.methods.Solved.faint_blends`).
+        Zero-points are freed of it, and it is its own standard error (`calib.solve.robust.RobustFit.faint_blends`).
     """
 
     n_stars: int

@@ -56,23 +56,10 @@ class Solved:
     beyond: Array
     outlier: NDArray[np.float32] | None = None
 
-    @property
-    def faint_blends(self) -> Array:
-        """(E,), mag, what is added to zero-points for blends too faint to be seen one by one, the same for all stars.
-
-        As much as that about the component's mean is its own standard error, of all zero-points together.
-
-        ``m = M + (b_s + b) h_e - z_e`` with a response b common to all stars leaves ``z_e - b h_e`` as the zero-point.
-        """
-        prior, response = self.fit.terms.response, self.fit.design.response
-        if prior is None or response is None:
-            return np.zeros(self.fit.design.n_nodes)
-        return np.asarray(prior.common * response)
-
     def half(self) -> Half:
         """Zero-points and errors, as star-split compares them."""
         top, n = self.equations.topology, self.fit.design.n_nodes
-        z = top.about_mean(self.fit.estimate.theta[:n, 0] + self.faint_blends)
+        z = top.about_mean(self.fit.estimate.theta[:n, 0] + self.fit.faint_blends)
         z[top.size[top.component] < 2] = np.nan
         variance = np.maximum(self.spread.node[:n, 0, 0], 0.0) * self.inflation[top.component] ** 2 + self.beyond
         return Half(z, np.sqrt(variance), top.component)

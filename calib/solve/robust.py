@@ -60,6 +60,19 @@ class RobustFit:
         """(n,), the weights whose inverse the spread is, 1/mag^2; times a prediction's variance, its leverage."""
         return (self.stated or self.equations).w
 
+    @property
+    def faint_blends(self) -> Array:
+        """(E,), mag, what is added to zero-points for blends too faint to be seen one by one, the same for all stars.
+
+        As much as that about the component's mean is its own standard error, of all zero-points together.
+
+        ``m = M + (b_s + b) h_e - z_e`` with a response b common to all stars leaves ``z_e - b h_e`` as the zero-point.
+        """
+        prior, response = self.terms.response, self.design.response
+        if prior is None or response is None:
+            return np.zeros(self.design.n_nodes)
+        return np.asarray(prior.common * response)
+
 
 def absolute_start(
     design: Design, m: Array, err: NDArray[np.float32], topology: Topology, floor: float = 0.005, passes: int = 12

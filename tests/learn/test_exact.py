@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from calib.learn.exact import LearnedEquations
+from calib.learn.losses import Lesson
 from calib.learn.ties import Ties
 
 
@@ -88,3 +89,12 @@ def test_gap_is_the_jitter(sample, job):
 def test_without_terms_there_are_no_ties(bare):
     _, fit = bare
     assert Ties.of(fit.terms.border, fit.equations.prior, fit.design.n_nodes).precision.size == 0
+
+
+def test_lessons_are_judged_as_the_answer_is(sample, robust):
+    """What is held against the truth are zero-points freed of faint blends, by either method alike."""
+    freed = sample.fit.equations.topology.about_mean(sample.fit.faint_blends)
+    error = Lesson.of(sample).robust_error.numpy()
+    expected = sample.fit.equations.topology.about_mean(robust.half().zeropoint - sample.truth.zeropoint)
+    assert np.abs(freed).max() > 1e-4
+    np.testing.assert_allclose(error, expected, atol=0.01 * np.abs(freed).max())  # to which the fit converged

@@ -50,7 +50,7 @@ def test_less_of_the_seeing_is_left_in_the_zeropoints(solved):
 def test_without_responses_nothing_moves(solved):
     _, problem, _ = solved
     answer = solve_robust(problem, Config(seeing_response="off"))
-    np.testing.assert_array_equal(answer.faint_blends, 0.0)
+    np.testing.assert_array_equal(answer.fit.faint_blends, 0.0)
 
 
 def test_calibrated_magnitudes_stay_where_they_were(solved):
