@@ -18,9 +18,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from learned import area_under_curve
 from scipy.optimize import minimize
 from scipy.special import expit, logit
-from scipy.stats import rankdata
 
 from calib.learn.samples import load
 from calib.solve.conditions import conditions_of
@@ -60,11 +60,6 @@ def calibrating(said: np.ndarray, true: np.ndarray) -> tuple[float, float]:
     return float(shift), float(slope)
 
 
-def area_under_curve(value: np.ndarray, true: np.ndarray) -> float:
-    rank, n = rankdata(value), true.sum()
-    return float((rank[true > 0].sum() - n * (n + 1) / 2) / (n * (true.size - n)))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--surveys", type=Path, required=True)
@@ -87,8 +82,8 @@ def main() -> None:
             gap += abs(mean - share) * inside.mean()
             print(f"  said {low:.2f} to {high:.2f}: {inside.sum():6d}, mean {mean:.3f}, true {share:.3f}")
     shift, slope = calibrating(said, true)
-    print(f"mean gap {gap:.3f}, area under the curve {area_under_curve(said, true):.3f}; a shift of {shift:.2f} and a "
-          f"slope of {slope:.2f} of the logit would calibrate it")  # fmt: skip
+    print(f"mean gap {gap:.3f}, area under the curve {area_under_curve(said, true > 0):.3f}")
+    print(f"a shift of {shift:.2f} and a slope of {slope:.2f} of the logit would calibrate it")
     print(f"cloud, all exposures: error {1e3 * rms(error):.1f} mmag rms, pull {rms(pull):.2f}")
     within = " ".join(f"{np.mean(np.abs(pull[cloudy]) < x):.3f}" for x in (0.6745, 1.0, 1.96))
     middle = 1e3 * np.median(np.abs(error[cloudy]))

@@ -23,7 +23,7 @@ def test_the_line_that_calibrates_is_found() -> None:
 
 
 def test_area_under_the_curve_counts_pairs() -> None:
-    value, true = np.array([0.1, 0.4, 0.4, 0.9]), np.array([0.0, 1.0, 0.0, 1.0])
+    value, true = np.array([0.1, 0.4, 0.4, 0.9]), np.array([False, True, False, True])
     assert conditions.area_under_curve(value, true) == pytest.approx((1.0 + 0.5 + 1.0 + 1.0) / 4)
 
 
