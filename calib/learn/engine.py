@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 FAR = 2.0
-"""Robust errors by which networks may move a zero-point: over surveys of the training world of a size that `auto`
-tries they move none by 1.7."""
+"""Robust errors by which networks may move a zero-point: further, what the robust fit had settled comes loose."""
 HALVINGS = 4
 """What moves one further is believed by half, and half again; after so many times, not at all."""
 

@@ -10,8 +10,8 @@ night is a step of a random walk away from that of the night before, so that a n
 against its neighbours. Everything is integrated over: a night's level on a grid of its own, the walk by Gaussian
 messages between nights (expectation propagation, Minka 2001, UAI 17, 362). A night without clear sky has a veil over
 all of it, as thick as its clouds. Errors are posterior standard deviations, with what the exposure's own scatter may
-hide where the sky is called clear, and the level's error once more: over surveys with known truth (calib.learn.world)
-levels of overcast nights are off by half as much again as their posterior says.
+hide where the sky is called clear, and the level's error once more: over surveys with known truth (calib.learn.world,
+benchmarks/conditions.py) clouds of overcast nights are off by more than their posterior says.
 """
 
 from __future__ import annotations
