@@ -204,7 +204,7 @@ def fit(
             weighted.w[:] = 0.5 * (weighted.w + step.equations.w / np.asarray(step.information, weighted.w.dtype))
         moved = max(noise.update(weighted.sums), terms.update(topology.degree))
         prior = terms.prior(design)
-        if n_pass < max_passes:  # as always here; a large survey holds one pass at a time
+        if n_pass < max_passes:  # true here, but a linter cannot know; a large survey holds one pass at a time
             del step, estimate, spread, prediction, leverage
     # small surveys may go on trading one part of a variance for another, to which zero-points are deaf
     converged = converged or change < 0.5 * tolerance

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.model.anchors import Anchors
+from calib.model.noise import LARGE
 from calib.model.problem import Problem
 from calib.solve.methods import Solved
 
@@ -76,4 +77,6 @@ def unseen_gradient(problem: Problem, solved: Solved, component: NDArray[np.int3
         level[top.component[catalogue]] = z[catalogue]
         out.zeropoints[:, k] = z - level[top.component]
         out.stars[:, k] = np.where(seen, mag - level[component], 0.0)
+    if solved.fit.design.n_measurements >= LARGE:
+        equations.release()
     return out
