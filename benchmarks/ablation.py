@@ -18,7 +18,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -91,10 +91,9 @@ def ratios(ensemble: Ensemble, lessons: list[Lesson]) -> np.ndarray:
 
 def ablate(
     plan: Plan, names: list[str], lessons: tuple[list[Lesson], ...], say: Callable[[str], None] = lambda text: None
-) -> list[dict[str, Any]]:
-    """A row for every variant; the whole network is the first of them, asked for or not."""
+) -> Iterator[dict[str, Any]]:
+    """A row for every variant as it is done; the whole network is the first of them, asked for or not."""
     train, choose, judge = lessons
-    rows: list[dict[str, Any]] = []
     whole = np.zeros(0)
     for name in ["all", *(n for n in names if n != "all")]:
         what, other = VARIANTS[name]
@@ -104,16 +103,13 @@ def ablate(
         whole = ratio if name == "all" else whole
         loss = ratio - whole
         error = float(loss.std(ddof=1) / np.sqrt(loss.size)) if loss.size > 1 else float("nan")
-        rows.append(
-            {
-                "name": name, "what": what, "mean": float(np.exp(ratio.mean())),
-                "median": float(np.exp(np.median(ratio))), "worst": float(np.exp(ratio.max())),
-                "above": int((ratio > np.log(1.02)).sum()), "surveys": ratio.size,
-                "over_whole": float(np.exp(loss.mean())), "error": error,
-                "pull2": together(ensemble, judge)["pull2"], "seconds": time.process_time() - begin,
-            }
-        )  # fmt: skip
-    return rows
+        yield {
+            "name": name, "what": what, "mean": float(np.exp(ratio.mean())),
+            "median": float(np.exp(np.median(ratio))), "worst": float(np.exp(ratio.max())),
+            "above": int((ratio > np.log(1.02)).sum()), "surveys": ratio.size,
+            "over_whole": float(np.exp(loss.mean())), "error": error,
+            "pull2": together(ensemble, judge)["pull2"], "seconds": time.process_time() - begin,
+        }  # fmt: skip
 
 
 def show(row: dict[str, Any]) -> str:
@@ -153,10 +149,11 @@ def main(argv: list[str] | None = None) -> None:
         f"{'error over robust':32s} {'mean':>6s} {'median':>6s} {'worst':>6s} {'> 1.02':>10s} {'over whole':>15s} "
         f"{'pull2':>6s} {'cpu s':>7s}"
     )
-    rows = ablate(
-        plan, names, lessons, (lambda text: None) if args.quiet else lambda text: print("  " + text, flush=True)
-    )
-    print("\n".join(show(row) for row in rows))
+    say = (lambda text: None) if args.quiet else lambda text: print("  " + text, flush=True)
+    rows = []
+    for row in ablate(plan, names, lessons, say):
+        rows.append(row)
+        print(show(row), flush=True)
     if args.json:
         args.json.write_text(json.dumps({"plan": asdict(plan), "sizes": sizes, "rows": rows}, indent=1))
 

@@ -1,10 +1,14 @@
 """How fast the learned method is when it is used, and how much it holds: measurements a second at growing sizes.
 
     python benchmarks/inference.py [--exposures 75,300,1200] [--stars 1000] [--threads 2] [--weights F.safetensors]
+    python benchmarks/inference.py --device cuda [--copies 64] [--exposures 300]
 
 Every survey is solved by a few passes of the robust method with all local terms, converged or not; what the learned
 method adds is timed on that, the fastest of three runs: features, networks, and errors with their bootstrap, parts of
 the whole. Memory is the growth of the peak over that of the robust solve.
+
+On a GPU the networks alone are timed, on features that lie there and on so many copies of the survey side by side;
+their answer is held against that of the CPU.
 """
 
 from __future__ import annotations
@@ -71,11 +75,63 @@ def one(exposures: int, stars: float, ensemble: Ensemble) -> dict[str, float]:
     }  # fmt: skip
 
 
+def repeated(data: Any, copies: int) -> Any:
+    """So many copies of a survey's features side by side, as one survey."""
+    out = data.clone()
+    sizes = {kind: data[kind].x.shape[0] for kind in ("measurement", "star", "exposure", "night")}
+
+    def shifted(index: torch.Tensor, *by: int) -> torch.Tensor:
+        step = torch.tensor(by).reshape(-1, *[1] * (index.dim() - 1)) if index.dim() > 1 else torch.tensor(by[0])
+        return torch.cat([index + k * step for k in range(copies)], -1)
+
+    for kind in sizes:
+        out[kind].x = data[kind].x.repeat(copies, 1)
+    out["measurement"].star = shifted(data["measurement"].star, sizes["star"])
+    out["measurement"].exposure = shifted(data["measurement"].exposure, sizes["exposure"])
+    links, nights = data["exposure", "links", "exposure"], data["exposure", "in", "night"]
+    out["exposure", "links", "exposure"].edge_index = shifted(links.edge_index, sizes["exposure"], sizes["exposure"])
+    out["exposure", "links", "exposure"].edge_attr = links.edge_attr.repeat(copies, 1)
+    out["exposure", "in", "night"].edge_index = shifted(nights.edge_index, sizes["exposure"], sizes["night"])
+    return out
+
+
+def on_gpu(exposures: int, stars: float, ensemble: Ensemble, copies: int) -> None:
+    """Time the networks on a GPU and print."""
+    survey = simulate(replace(PRESETS["ordinary"], n_exposures=exposures, stars_per_exposure=stars), SEED)
+    config = Config(method="robust", score=False, surface="plane", seeing_response="on", max_passes=4)
+    problem = Problem.of(read_measurements(survey.measurements, exposures=survey.exposures), config)
+    data = features_of(problem, solve_robust(problem, config).fit).to_hetero_data()
+    expected = ensemble.listen(data)
+    many, ensemble = repeated(data, copies).to("cuda"), ensemble.to("cuda")
+
+    def job() -> None:
+        ensemble.listen(many)
+        torch.cuda.synchronize()
+
+    job()
+    said = ensemble.listen(many)
+    n = data["measurement"].x.shape[0]
+    apart = max(
+        float((one.weight - two.weight[k * n : (k + 1) * n].cpu()).abs().max())
+        for one, two in zip(expected, said, strict=True) for k in (0, copies - 1)
+    )  # fmt: skip
+    torch.cuda.reset_peak_memory_stats()
+    seconds = least(job)[0]
+    print(
+        f"{torch.cuda.get_device_name()}: {n * copies:,} measurements, {len(ensemble.members)} networks in "
+        f"{seconds:.3f} s, {1e-6 * n * copies / seconds:.1f} million a second, peak "
+        f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB; logarithms of weights at most {apart:.1e} from the CPU's",
+        flush=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--exposures", default="75,300,1200", help="of each survey, joined by commas")
     parser.add_argument("--stars", type=float, default=1000.0, help="an exposure")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--copies", type=int, default=64, help="of the survey, on a GPU")
     parser.add_argument("--weights", help="other weights than the shipped ones")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -84,6 +140,10 @@ def main() -> None:
         f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}, {args.threads} threads,"
         f" {len(ensemble.members)} networks; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     )
+    if args.device == "cuda":
+        for exposures in (int(e) for e in args.exposures.split(",")):
+            on_gpu(exposures, args.stars, ensemble, args.copies)
+        return
     print("measurements | seconds: features networks (cpu) errors   whole (cpu) | thousands/s: networks whole | kB")
     one(20, 100.0, ensemble)  # compiles
     for exposures in (int(e) for e in args.exposures.split(",")):

@@ -3,6 +3,7 @@
     python benchmarks/solvers.py              10 million measurements, 20 thousand exposures, some 10 visits a star
     python benchmarks/solvers.py --quick      a fiftieth of that
     python benchmarks/solvers.py --errors     100 thousand exposures with the exact error of every one
+    python benchmarks/solvers.py --gpu        the first by the factor and without a matrix, there on an NVIDIA GPU too
 
 Counted for us: all that one weighted solve needs once the pattern is known: star sums, assembly, right side, factor
 or multigrid, solution with its error bound, star magnitudes and residuals. The pattern (links, order of elimination) is
@@ -110,11 +111,13 @@ def machine() -> None:
     print(f"python {platform.python_version()}, {', '.join(versions)}")
 
 
-def warm_up() -> None:
+def warm_up(gpu: bool) -> None:
     design, m, w = survey(300, 60)
     equations = NormalEquations(design, m, w, Prior.none(design))
-    for engine in ("direct", "cholespy", "multigrid", "matrix_free"):
+    for engine in ("direct", "matrix_free") if gpu else ("direct", "cholespy", "multigrid", "matrix_free"):
         equations.estimate(solve(equations, engine=engine).theta)
+    if gpu:
+        solve(equations, engine="matrix_free", device="cuda")
     equations.spread()
 
 
@@ -170,7 +173,7 @@ def lsmr_seconds(design: Design, m, w, exact, sigma, most: int) -> tuple[float, 
     return time.perf_counter() - start - state["checks"], state["calls"], state["error"]
 
 
-def engines(n_exposures: int, per_exposure: int, repeats: int, most: int) -> None:
+def engines(n_exposures: int, per_exposure: int, repeats: int, most: int, gpu: bool = False) -> None:
     design, m, w = survey(n_exposures, per_exposure)
     print(f"{design.n_measurements} measurements, {design.n_stars} stars, {n_exposures} exposures")
     topology, pattern_seconds = timed(lambda: pattern(design))
@@ -180,22 +183,28 @@ def engines(n_exposures: int, per_exposure: int, repeats: int, most: int) -> Non
     sigma = np.sqrt(reference.spread().node[:, 0, 0])
     del reference
     ours: dict[str, float] = {}
-    for engine in ("direct", "cholespy", "multigrid", "matrix_free"):
+    places = [(engine, "cpu") for engine in ("direct", "cholespy", "multigrid", "matrix_free")]
+    if gpu:
+        places = [("direct", "cpu"), ("matrix_free", "cpu"), ("matrix_free", "cuda")]
+    for engine, device in places:
         seconds = []
         for _ in range(repeats):
             start = time.perf_counter()
             equations = NormalEquations(design, m, w, none, topology)
-            solved = solve(equations, engine=engine, tolerance_sigma=TARGET_SIGMA)
+            solved = solve(equations, engine=engine, tolerance_sigma=TARGET_SIGMA, device=device)
             equations.estimate(solved.theta)
             seconds.append(time.perf_counter() - start)
             del equations
-        ours[engine] = statistics.median(seconds)
+        name = engine if device == "cpu" else "on the GPU"
+        ours[name] = statistics.median(seconds)
         rms = float(np.sqrt(np.mean(((solved.theta[:, 0] - exact) / sigma) ** 2)))
         print(
-            f"{engine:12s} {ours[engine]:7.2f} s  {solved.iterations:3d} iterations  rms error {rms:.1e} sigma"
+            f"{name:12s} {ours[name]:7.2f} s  {solved.iterations:3d} iterations  rms error {rms:.1e} sigma"
             f"  bound on each {solved.error_sigma:.1e}  {solved.why.name.lower()}"
         )
     print(f"peak memory {peak_gb():.2f} GB")
+    if gpu:
+        return
     seconds, iterations, rms = lsmr_seconds(design, m, w, exact, sigma, most)
     print(f"{'scipy lsmr':12s} {seconds:7.2f} s  {iterations:3d} iterations  rms error {rms:.1e} sigma")
     for engine, mine in ours.items():
@@ -222,16 +231,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a fiftieth of the measurements")
     parser.add_argument("--errors", action="store_true", help="exact errors of 100 thousand exposures instead")
+    parser.add_argument("--gpu", action="store_true", help="compare CPU and GPU instead")
     parser.add_argument("--repeats", type=int, default=3, help="of every engine; the median is printed")
     arguments = parser.parse_args()
     machine()
-    warm_up()
+    warm_up(arguments.gpu)
     if arguments.errors:
         exact_errors(10_000 if arguments.quick else 100_000, 100)
     elif arguments.quick:
-        engines(1_000, 200, arguments.repeats, 3_000)
+        engines(1_000, 200, arguments.repeats, 3_000, arguments.gpu)
     else:
-        engines(20_000, 510, arguments.repeats, 5_000)
+        engines(20_000, 510, arguments.repeats, 5_000, arguments.gpu)
 
 
 if __name__ == "__main__":

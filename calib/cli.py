@@ -94,6 +94,7 @@ def parser() -> Parser:
     train.add_argument("--seed", metavar="N", type=_whole, default=1, help="of everything (default: 1)")
     train.add_argument("--hours", metavar="H", type=float, help="stop after this time, to go on with --resume")
     train.add_argument("--start", metavar="F.safetensors", help="weights to fine-tune (default: fresh ones)")
+    train.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu", help="of networks (default: cpu)")
     train.add_argument("--work", metavar="DIR", help="surveys and checkpoints (default: OUT.work)")
     train.add_argument("--resume", action="store_true", help="go on with the run in the working folder")
     _quiet(train)

@@ -20,6 +20,7 @@ from calib.model.rows import NamedRows
 from calib.outcome import outcome
 from calib.solution import Solution
 from calib.solve.methods import Solved, resolve_robust, solve_robust, solve_wls
+from calib.solve.select import deciding_part
 from calib.solve.split import Half, SplitScore, score
 from calib.tables.errors import InputError
 from calib.tables.measurements import Measurements, read_measurements
@@ -42,8 +43,6 @@ LEARNED_MEASUREMENTS, LEARNED_EXPOSURES = 3_000, 20
 LEARNED_MOST = 4_000_000
 """Larger ones neither, unless it is asked for: features and networks hold about 0.6 kB a measurement."""
 AS_TRAINED = (0.0, 0.0, 0.0)
-SCORED_MEASUREMENTS = 1_000_000
-"""Larger surveys score their methods on a connected part of themselves."""
 
 
 def calibrate(
@@ -177,11 +176,7 @@ def _solve(
     clock("solve")
     scores: dict[str, SplitScore] = {}
     if config.score or config.method == "auto":
-        part = problem
-        if problem.m.size > SCORED_MEASUREMENTS:
-            from calib.solve.select import trial_part
-
-            part = trial_part(problem, SCORED_MEASUREMENTS, next(iter(solved.values())).fit.design)
+        part = deciding_part(problem, next(iter(solved.values())).fit.design)
         for name, half in _halves(names, solved, config, adaptation.shift if adaptation else AS_TRAINED).items():
             if progress:
                 progress(f"held-out stars, {name}", 0, float("nan"))

@@ -20,6 +20,23 @@ SWITCHES = {"no_adapt": ("adapt", False), "covariance": ("covariance", True)}
 """Options without a value that set a key of the configuration, and to what."""
 
 
+def check_device(device: str, command: str) -> None:
+    """Refuse a GPU that is not there.
+
+    Raises
+    ------
+    ConfigError
+        ``cuda`` was asked for and PyTorch finds none.
+    """
+    if device != "cuda":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError("--device cuda: PyTorch finds no NVIDIA GPU here; use --device auto or cpu")
+    print(f"{command}: networks run on the GPU; the sparse Cholesky factor runs on the CPU", file=sys.stderr)
+
+
 def config_of(args: argparse.Namespace) -> Config:
     """Return the configuration: the command line before the file of --config before the environment.
 

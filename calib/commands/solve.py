@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from calib.cli import DONE, STRICT
-from calib.commands.options import check_folder, config_of, progress
-from calib.config import Config, ConfigError
+from calib.commands.options import check_device, check_folder, config_of, progress
+from calib.config import Config
 
 
 def run(args: argparse.Namespace) -> int:
     """Solve, write the folder, print the summary."""
     config = config_of(args)
     check_folder(args.out)
-    check_device(config.device)
+    check_device(config.device, "calib solve")
     given = {"inputs": args.inputs, "exposures": args.exposures, "reference": args.reference}
     if args.resume and (run := finished(args.out, given, config)) is not None:
         if not args.quiet:
@@ -43,23 +43,6 @@ def _status(args: argparse.Namespace, warnings: list[str]) -> int:
     more = f" (and {len(warnings) - 1} more in run.json)" if len(warnings) > 1 else ""
     print(f"calib solve: --strict: {warnings[0]}{more}", file=sys.stderr)
     return STRICT
-
-
-def check_device(device: str) -> None:
-    """Refuse a GPU that is not there.
-
-    Raises
-    ------
-    ConfigError
-        ``cuda`` was asked for and PyTorch finds none.
-    """
-    if device != "cuda":
-        return
-    import torch
-
-    if not torch.cuda.is_available():
-        raise ConfigError("--device cuda: PyTorch finds no NVIDIA GPU here; use --device auto or cpu")
-    print("calib solve: networks run on the GPU; the sparse Cholesky factor runs on the CPU", file=sys.stderr)
 
 
 def finished(out: str, given: dict[str, Any], config: Config) -> dict[str, Any] | None:

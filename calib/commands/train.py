@@ -8,17 +8,18 @@ import sys
 from pathlib import Path
 
 from calib.cli import DONE, FAILED
-from calib.commands.options import check_file, progress
+from calib.commands.options import check_device, check_file, progress
 from calib.config import ConfigError
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, or go on with it, and write the weights."""
     check_file(args.out)
+    check_device(args.device, "calib train")
     folder = Path(args.work or f"{args.out}.work")
     if folder.exists() and not args.resume and any(folder.glob("*.checkpoint")):
         raise ConfigError(f"{folder}: holds a training run; go on with it by --resume, or give another --work")
-    from calib.learn.ensemble import Ensemble, WeightsError
+    from calib.learn.ensemble import Ensemble, WeightsError, chosen
     from calib.learn.train import OutOfTime, Plan, train
 
     try:
@@ -28,7 +29,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(str(error)) from None
     with progress(args.quiet) as shown:
         try:
-            ensemble = train(plan, folder, hours=args.hours or math.inf, start=start, say=shown.say)
+            ensemble = train(
+                plan, folder, hours=args.hours or math.inf, start=start, device=chosen(args.device), say=shown.say
+            )
         except OutOfTime as error:
             shown.close()
             print(f"calib train: time is over: {error}; the same command with --resume goes on", file=sys.stderr)

@@ -31,7 +31,7 @@ from calib.learn.exact import LearnedEquations
 from calib.model.problem import Problem
 from calib.solve.methods import refit
 from calib.solve.robust import RobustFit
-from calib.solve.select import subset
+from calib.solve.select import deciding_part, subset
 
 if TYPE_CHECKING:
     from calib.learn.ensemble import Ensemble
@@ -40,8 +40,6 @@ Array = NDArray[np.float64]
 
 ADAPT_MEASUREMENTS, ADAPT_EXPOSURES = 5_000, 40
 """Smaller surveys are left as they are: their quarters could not tell."""
-ADAPT_MOST = 1_000_000
-"""Larger ones too: four groups take about as long to solve as the whole."""
 SCATTER = 0.7
 """Of shifts between surveys; a prior, for surveys whose exposures are few to say otherwise."""
 STEPS = 4
@@ -184,7 +182,7 @@ def judged(groups: list[Group]) -> Adaptation:
 def adapted(
     problem: Problem, fit: RobustFit, config: Config, ensemble: Ensemble | None = None, device: str = "auto"
 ) -> Adaptation | None:
-    """Adapt to a survey; None where it is too small to tell, too large, or without ties.
+    """Adapt to a survey, or to a part that decides for it; None where it is too small to tell, or without ties.
 
     Parameters
     ----------
@@ -193,13 +191,14 @@ def adapted(
     ensemble
         The shipped one when not given.
     """
-    within = ADAPT_MEASUREMENTS <= problem.m.size <= ADAPT_MOST and problem.n_exposures >= ADAPT_EXPOSURES
-    if not within or not LearnedEquations(fit).ties.precision.size:
+    part = deciding_part(problem, fit.design)
+    enough = part.m.size >= ADAPT_MEASUREMENTS and part.n_exposures >= ADAPT_EXPOSURES
+    if not enough or not LearnedEquations(fit).ties.precision.size:
         return None
     groups = []
-    for part in quarters(problem, config.seed):
-        found = refit(part, fit, config)
-        groups.append(Group.of(found, heard(part, found, ensemble, device)))
+    for group in quarters(part, config.seed):
+        found = refit(group, fit, config)
+        groups.append(Group.of(found, heard(group, found, ensemble, device)))
     return judged(groups)
 
 

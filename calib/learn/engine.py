@@ -63,11 +63,9 @@ def heard(problem: Problem, fit: RobustFit, ensemble: Ensemble | None = None, de
     """Ask the networks about a robust fit; arguments as for `solve_learned`."""
     import torch
 
-    from calib.learn.ensemble import shipped
+    from calib.learn.ensemble import chosen, shipped
 
-    ensemble = ensemble or shipped()
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    ensemble, device = ensemble or shipped(), chosen(device)
     said = ensemble.to(device).listen(features_of(problem, fit).to_hetero_data().to(device))
 
     def values(name: str) -> NDArray[np.float32]:

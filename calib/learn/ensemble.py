@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from calib.learn.fast import Belief, FastNetwork
 from calib.learn.features import EXPOSURE, MEASUREMENT, NIGHT, STAR
 from calib.learn.network import Network, Said
@@ -103,6 +105,13 @@ class Ensemble:
             member.load_state_dict(own)
             members.append(member.eval())
         return cls(members, float(notes["temperature"]), json.loads(notes["card"]))
+
+
+def chosen(device: str) -> str:
+    """``cpu`` or ``cuda``; for ``auto`` a GPU where PyTorch finds one."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return device
 
 
 @cache

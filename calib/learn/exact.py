@@ -101,7 +101,7 @@ def _functions() -> tuple[Any, Any]:
             estimate = equations.estimate()
             ctx.job, ctx.equations, ctx.estimate, ctx.inputs = job, equations, estimate, inputs
             n = job.design.n_nodes
-            return torch.from_numpy(job.centring(estimate.theta[:n, 0].copy()))
+            return torch.from_numpy(job.centring(estimate.theta[:n, 0].copy())).to(inputs[0].device)
 
         @staticmethod
         @once_differentiable
@@ -131,7 +131,7 @@ def _functions() -> tuple[Any, Any]:
             rhs[:n, 0] = functional
             x = equations.factor.solve(rhs)
             ctx.job, ctx.equations, ctx.x, ctx.inputs = job, equations, x, inputs
-            return torch.from_numpy(np.einsum("en,en->n", functional, x[:n, 0]))
+            return torch.from_numpy(np.einsum("en,en->n", functional, x[:n, 0])).to(inputs[0].device)
 
         @staticmethod
         @once_differentiable

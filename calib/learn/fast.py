@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import silu
+from torch.nn.functional import embedding_bag, pad, silu
 
 from calib.learn.autoencoder import CODE, LARGEST_LOG_VARIANCE
 from calib.learn.autoencoder import WIDTH as INNER
@@ -159,23 +159,23 @@ class FastNetwork:
         m = own.shape[1]
         x = own.new_empty(own.shape[0], m + CODE + 3)
         torch.addcmul(self.shift, own, self.scale, out=x[:, :m]).clamp_(-5.0, 5.0)
-        token = silu(at_token.index_select(0, node).addmm_(x[:, :m], self.token_own), inplace=True)
+        token = silu(taken(at_token, node).addmm_(x[:, :m], self.token_own), inplace=True)
         others = visits - 1.0
         any_other = (others > 0).to(token)
         share = any_other / others.clamp(min=1.0)
-        code = token.new_zeros(visits.shape[0], INNER).index_add_(0, star, token) @ self.folded * share[:, None]
+        code = summed(token, visits) @ self.folded * share[:, None]
         code += torch.outer(any_other, self.of_any) + torch.log1p(others)[:, None] * self.of_number + self.of_none
-        hidden = code.index_select(0, star).addmm_(token.mul_(-share.index_select(0, star)[:, None]), self.folded)
+        hidden = taken(code, star).addmm_(token.mul_(-share.index_select(0, star)[:, None]), self.folded)
         torch.addmm(self.code.bias, silu(hidden, inplace=True), self.code.weight, out=x[:, m : m + CODE])
-        hidden = silu(at_decoder.index_select(0, node).addmm_(x[:, : m + CODE], self.decoder_own), inplace=True)
+        hidden = silu(taken(at_decoder, node).addmm_(x[:, : m + CODE], self.decoder_own), inplace=True)
         out = narrow(self.decoder[2], silu(self.decoder[1](hidden), inplace=True))
         x[:, m + CODE] = out[0]
         x[:, m + CODE + 1] = LARGEST_LOG_VARIANCE * torch.tanh(out[1] / LARGEST_LOG_VARIANCE)
         x[:, m + CODE + 2] = out[2].clamp(-8.0, 8.0)
-        hidden = of_star.index_select(0, star).addmm_(x, self.measurement_own)
+        hidden = taken(of_star, star).addmm_(x, self.measurement_own)
         mine = h[part.rows]  # written to
         torch.addmm(self.measurement[1].bias, silu(hidden, inplace=True), self.measurement[1].weight, out=mine)
-        of_stars.index_add_(0, star, mine)
+        of_stars.copy_(summed(mine, visits))
         sums[0].index_add_(0, node, mine)
         sums[1].index_add_(0, node, mine * mine)
 
@@ -186,16 +186,32 @@ class FastNetwork:
         """Answers for the measurements and stars of a part."""
         star = data["measurement"].star[part.rows] - part.stars.start
         node = data["measurement"].exposure[part.rows]
+        around = summed(h_e, visits, node)
         visits = visits.clamp(min=1.0)[:, None]
-        around = torch.zeros_like(of_stars[part.stars]).index_add_(0, star, h_e.index_select(0, node))
         h_s = torch.cat([x_s[part.stars], of_stars[part.stars] / visits, around / visits], 1)
         h_s = self.star[1](silu(self.star[0](h_s), inplace=True))
         said[part.stars] = self.network.star_head(h_s)
-        hidden = at_head.index_select(0, node).addmm_(h[part.rows], self.head_own)
-        hidden += (h_s @ self.head_star).index_select(0, star)
+        hidden = taken(at_head, node).addmm_(h[part.rows], self.head_own)
+        hidden += taken(h_s @ self.head_star, star)
         out = narrow(self.head[1], silu(hidden, inplace=True))
         weight[part.rows] = LARGEST_WEIGHT * torch.tanh(out[0] / LARGEST_WEIGHT)
         outlier[part.rows] = out[1]
+
+
+def taken(table: Tensor, index: Tensor) -> Tensor:
+    """Rows of a table.
+
+    On a GPU each row is followed by a gap: of aligned rows PyTorch would start a block for every index, which for rows
+    as short as these takes four times as long.
+    """
+    return (pad(table, (0, 1))[:, :-1] if table.is_cuda else table).index_select(0, index)
+
+
+def summed(rows: Tensor, visits: Tensor, index: Tensor | None = None) -> Tensor:
+    """Sums over stars, (S, width), of rows sorted by star, or of those of a table that an index names."""
+    last = torch.cumsum(visits, 0, dtype=torch.float64)  # exact, also where float32 is not
+    index = torch.arange(rows.shape[0], device=rows.device) if index is None else index
+    return embedding_bag(index, rows, (last - visits).long(), mode="sum")
 
 
 def narrow(layer: Linear, x: Tensor) -> Tensor:

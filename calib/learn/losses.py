@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,6 +75,14 @@ class Lesson:
             torch.from_numpy(variable_logit(sample.fit)), torch.from_numpy(amplitude > 0).float(),
             torch.from_numpy((visits > 1) & ((amplitude == 0) | (amplitude > CLEAR_VARIABLE * noise))).float(),
         )  # fmt: skip
+
+    def to(self, device: str) -> Lesson:
+        """With its tensors on a device; the solve stays where it is."""
+        data = self.data.clone().to(device)  # PyG moves data in place
+        tensors: dict[str, Any] = {
+            f.name: x.to(device) for f in fields(self) if isinstance(x := getattr(self, f.name), Tensor)
+        }
+        return replace(self, data=data, **tensors)
 
 
 def losses_of(lesson: Lesson, said: Said) -> tuple[dict[str, Tensor], dict[str, float]]:

@@ -118,9 +118,13 @@ class Pupil:
         To train on; the normalisation is fitted to them.
     start
         Weights to begin from; fresh ones when not given.
+    device
+        Where the network is, and the lessons are.
     """
 
-    def __init__(self, plan: Plan, member: int, lessons: list[Lesson], start: Network | None = None) -> None:
+    def __init__(
+        self, plan: Plan, member: int, lessons: list[Lesson], start: Network | None = None, device: str = "cpu"
+    ) -> None:
         self.plan, self.member, self.lessons = plan, member, lessons
         torch.manual_seed(1000 * plan.seed + member)
         self.network, self.balance = Network(plan.parts), LossBalance(plan.auxiliary)
@@ -128,14 +132,16 @@ class Pupil:
             fit_normalisation(self.network, lessons)
         else:
             self.network.load_state_dict(start.state_dict())
-        self.average = Network(plan.parts).eval()
+        self.network.to(device)
+        self.balance.to(device)
+        self.average = Network(plan.parts).eval().to(device)
         self.average.load_state_dict(self.network.state_dict())
         self.step, self.best, self.best_state = 0, math.inf, self._copy()
         self.fine = start is not None
         self.set_rate(plan.rate or 2e-3)
 
     def _copy(self) -> dict[str, Tensor]:
-        return {k: v.detach().clone() for k, v in self.average.state_dict().items()}
+        return {k: v.detach().to("cpu", copy=True) for k, v in self.average.state_dict().items()}
 
     def set_rate(self, rate: float) -> None:
         """Begin with this largest learning rate; the body of a network that is fine-tuned learns ten times slower."""
@@ -228,9 +234,11 @@ def examined(network: Network, lessons: list[Lesson]) -> dict[str, float]:
     }  # fmt: skip
 
 
-def find_rate(plan: Plan, lessons: list[Lesson], steps: int = 24, low: float = 1e-4, high: float = 3e-2) -> float:
+def find_rate(
+    plan: Plan, lessons: list[Lesson], device: str = "cpu", steps: int = 24, low: float = 1e-4, high: float = 3e-2
+) -> float:
     """Learning-rate finder (Smith 2017, arXiv:1506.01186): a third of the rate at which the smoothed loss is least."""
-    pupil = Pupil(plan, 0, lessons)
+    pupil = Pupil(plan, 0, lessons, device=device)
     optimiser = torch.optim.AdamW([*pupil.network.parameters(), *pupil.balance.parameters()], lr=low)
     rates, smooth, smoothed = np.geomspace(low, high, steps), 0.0, []
     for k, rate in enumerate(rates):
@@ -252,7 +260,7 @@ def find_rate(plan: Plan, lessons: list[Lesson], steps: int = 24, low: float = 1
 
 
 def train(
-    plan: Plan, folder: Path, *, hours: float = math.inf, start: Ensemble | None = None,
+    plan: Plan, folder: Path, *, hours: float = math.inf, start: Ensemble | None = None, device: str = "cpu",
     say: Callable[[str], None] = lambda text: None,
 ) -> Ensemble:  # fmt: skip
     """Train the ensemble, or go on with it.
@@ -265,6 +273,8 @@ def train(
         Wall time after which it stops with `OutOfTime`, to be gone on with.
     start
         An ensemble to fine-tune.
+    device
+        Of the networks, ``cpu`` or ``cuda``; surveys are solved on the CPU.
 
     Raises
     ------
@@ -282,7 +292,7 @@ def train(
     held_out: list[Lesson] = []
     for path in cached(folder / "surveys", range(plan.surveys), say, over):
         number = int(path.stem)
-        (held_out if number % HELD_OUT == 0 else lessons).append(Lesson.of(load(path)))
+        (held_out if number % HELD_OUT == 0 else lessons).append(Lesson.of(load(path)).to(device))
         say(f"survey {number + 1} of {plan.surveys}")
         if over():
             _spend(folder, spent + time.monotonic() - begin)
@@ -294,16 +304,16 @@ def train(
     rate = plan.rate
     for member in range(plan.members):
         checkpoint = folder / f"member{member}.checkpoint"
-        saved = torch.load(checkpoint, weights_only=False) if checkpoint.is_file() else None
+        saved = torch.load(checkpoint, "cpu", weights_only=False) if checkpoint.is_file() else None
         if saved is not None and saved["plan"] != asdict(plan):
             raise ValueError(f"{checkpoint}: is of another plan; give another folder, or the same options")
         if saved is not None:
             rate = saved["rate"]
         elif not rate:
-            rate = find_rate(plan, lessons)
+            rate = find_rate(plan, lessons, device)
             say(f"learning rate {rate:.1e}")
         own = None if start is None else start.members[member % len(start.members)]
-        pupil = Pupil(plan, member, lessons, own)
+        pupil = Pupil(plan, member, lessons, own, device)
         pupil.set_rate(rate)
         if saved is not None:
             pupil.restore(saved["state"])
@@ -322,13 +332,14 @@ def train(
                 _spend(folder, spent + time.monotonic() - begin)
                 raise OutOfTime(where)
     ensemble = Ensemble([pupil.taught() for pupil in pupils])
-    scores = together(ensemble, held_out)
+    scores = together(ensemble.to(device), held_out)
+    ensemble.to("cpu")
     ensemble.temperature = float(np.clip(math.sqrt(scores["pull2"]), 0.8, 1.5))
     _spend(folder, spent + time.monotonic() - begin)
     ensemble.card = {
         "plan": asdict(plan) | {"rate": rate}, "trained_on": len(lessons), "held_out": len(held_out),
         "scores": scores | {f"member {p.member}": p.best for p in pupils}, "hours": round(_spent(folder) / 3600.0, 2),
-        "torch": torch.__version__, "fine_tuned": start is not None,
+        "torch": torch.__version__, "device": device, "fine_tuned": start is not None,
     }  # fmt: skip
     return ensemble
 

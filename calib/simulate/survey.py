@@ -6,11 +6,10 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from calib.simulate.clouds import CloudView
@@ -26,6 +25,9 @@ from calib.simulate.spec import SpecError, SurveySpec
 from calib.simulate.stars import STAR_BITS, Sky, Star
 from calib.simulate.variability import KINDS
 from calib.simulate.variability import rms as variability_rms
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetWriter
 
 _BLOCK_MEASUREMENTS = 40_000
 _TRUTH = ("sigma", "sigma_total", "systematic", "outlier", "outlier_offset", "noise")
@@ -319,7 +321,7 @@ class _Writer:
         self._partial = path.with_name(f".{path.name}.partial")
         self._held: list[pl.DataFrame] = []
         self._waiting = 0
-        self._file: pq.ParquetWriter | None = None
+        self._file: ParquetWriter | None = None
 
     def add(self, frame: pl.DataFrame) -> None:
         self._held.append(frame)
@@ -342,8 +344,10 @@ class _Writer:
     def _flush(self) -> None:
         if not self._held:
             return
-        table: pa.Table = pl.concat(self._held).to_arrow()
+        from pyarrow.parquet import ParquetWriter
+
+        table = pl.concat(self._held).to_arrow()
         self._held, self._waiting = [], 0
         if self._file is None:
-            self._file = pq.ParquetWriter(self._partial, table.schema, compression="lz4", use_dictionary=["band"])
+            self._file = ParquetWriter(self._partial, table.schema, compression="lz4", use_dictionary=["band"])
         self._file.write_table(table)

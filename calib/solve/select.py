@@ -16,14 +16,17 @@ from calib.solve.border import Border
 from calib.solve.design import BLOCK_SIZES, Design
 from calib.solve.normal import Topology
 from calib.solve.robust import RobustFit, absolute_start, fit
+from calib.solve.terms import Terms
 from graphs import MeasurementGraph
 
 Array = NDArray[np.float64]
 
 GAIN = 5.0
 """Log marginal likelihood that a term has to add before it is carried."""
-TRIAL_MEASUREMENTS = 600_000
-"""Larger surveys try their terms on a connected part of about this many measurements."""
+PART_MEASUREMENTS = 300_000
+"""Larger surveys try their terms, adapt and score on a connected part of about this many measurements."""
+TRIAL_PASSES = 15
+"""Passes of a trial on such a part: it chooses terms and says where the whole survey begins."""
 FACTOR_BYTES = 700e6
 """Largest factor that a choice of terms may need."""
 
@@ -69,7 +72,7 @@ def robust_fit(
 ) -> tuple[RobustFit, list[Trial]]:
     """The robust solve with the local terms that earn their place, and what was tried on the way.
 
-    Degrees are tried upwards while they gain; then the response to seeing. A survey of more than `TRIAL_MEASUREMENTS`
+    Degrees are tried upwards while they gain; then the response to seeing. A survey of more than `PART_MEASUREMENTS`
     tries them on a part of itself.
     """
     plain = design_of(problem, 0, False)
@@ -78,18 +81,21 @@ def robust_fit(
     if len(degrees) > 1:
         entries = _entries(problem, plain, config)
         degrees = [d for d in degrees if d == degrees[0] or 8.0 * entries * BLOCK_SIZES[d] ** 2 < FACTOR_BYTES]
-    if problem.m.size <= TRIAL_MEASUREMENTS:
+    if problem.m.size <= PART_MEASUREMENTS:
         return _tried(problem, plain, topology, degrees, responses, config, progress)
-    part = trial_part(problem, TRIAL_MEASUREMENTS, plain)
+    part = deciding_part(problem, plain)
     small = design_of(part, 0, False)
-    best, trials = _tried(part, small, Topology(small), degrees, responses, config, progress)
+    shorter = replace(config, max_passes=min(config.max_passes, TRIAL_PASSES))
+    best, trials = _tried(part, small, Topology(small), degrees, responses, shorter, progress)
     noise, degree, response = best.noise.spread_over(problem.band), best.design.degree, best.design.star_block == 2
     whole = plain.with_terms(degree, problem.response if response else None)
+    border = border_of(problem, whole, config)
+    terms = Terms(whole, border).like(best.terms)
     del best, part, small, plain, topology  # the whole survey needs the room
     give_back()
     step = (lambda n, change: progress("all measurements", n, change)) if progress else None
     final = fit(
-        whole, problem.m, problem.err, problem.band, border_of(problem, whole, config), noise=noise,
+        whole, problem.m, problem.err, problem.band, border, noise=noise, terms=terms,
         max_passes=config.max_passes, tolerance=config.tolerance, progress=step,
     )  # fmt: skip
     return final, trials
@@ -114,10 +120,11 @@ def _tried(
         design = design_of(part, degree, response)
         name = Trial(degree, response, 0.0).name
         step = (lambda n, change: progress(name, n, change)) if progress else None
+        border = border_of(part, design, config)
         found = fit(
-            design, part.m, part.err, part.band, border_of(part, design, config), start=start,
-            max_passes=config.max_passes, tolerance=config.tolerance,
-            noise=None if best is None else best.noise.copy(), progress=step,
+            design, part.m, part.err, part.band, border, start=start,
+            max_passes=config.max_passes, tolerance=config.tolerance, noise=None if best is None else best.noise.copy(),
+            terms=None if best is None else Terms(design, border).like(best.terms), progress=step,
         )  # fmt: skip
         trials.append(Trial(degree, response, found.evidence))
         return found
@@ -138,11 +145,13 @@ def _tried(
     return best, trials
 
 
-def trial_part(problem: Problem, measurements: int, plain: Design | None = None) -> Problem:
-    """A connected part of the survey: nodes nearest to a start along the graph, in its largest component.
+def deciding_part(problem: Problem, plain: Design | None = None, most: int = PART_MEASUREMENTS) -> Problem:
+    """The survey, or where it is larger a connected part: nodes nearest to a start in its largest component.
 
-    ``plain`` is the problem's design without terms, where it is at hand.
+    ``plain`` is a design of the problem, where one is at hand, for its links.
     """
+    if problem.m.size <= most:
+        return problem
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import breadth_first_order
 
@@ -156,7 +165,7 @@ def trial_part(problem: Problem, measurements: int, plain: Design | None = None)
     first = int(np.flatnonzero(labels == largest)[0])
     order = breadth_first_order(pattern, first, directed=False, return_predecessors=False)
     keep = np.zeros(n, bool)
-    keep[order[: max(int(np.searchsorted(np.cumsum(counts[order]), measurements)), 2)]] = True
+    keep[order[: max(int(np.searchsorted(np.cumsum(counts[order]), most)), 2)]] = True
     return without_idle(subset(problem, keep[problem.graph.exposure]))
 
 

@@ -53,6 +53,18 @@ class Terms:
         self.levels = None if border.levels is None else LevelPriors(border.levels)
         self.last: dict[str, Squares] = {}
 
+    def like(self, other: Terms) -> Terms:
+        """Begin from what another survey, or another part of this one, has learned of the terms that both have."""
+        mine, theirs = self._scales(), other._scales()
+        for name in mine.keys() & theirs.keys():
+            mine[name].scale, mine[name].dof = theirs[name].scale, theirs[name].dof
+        if self.response is not None and other.response is not None:
+            self.response.shares = other.response.shares.copy()
+        if self.levels is not None and other.levels is not None:
+            jitter, learned = self.levels.jitter, other.levels.jitter
+            jitter.shares, jitter.multiples = learned.shares.copy(), learned.multiples.copy()
+        return self
+
     def observe(self, design: Design, estimate: Estimate, spread: Spread) -> None:
         """Expected squares of all groups after a solve."""
         theta = estimate.theta
@@ -126,6 +138,11 @@ class Terms:
         """Priors of surfaces by the name of their squares: of exposures about nights, nights about bands, bands."""
         kinds = {"surface": self.surfaces, "night": self.night, "band": self.band}
         return {f"{kind}{g}": p for kind, priors in kinds.items() for g, p in priors.items()}
+
+    def _scales(self) -> dict[str, GroupPrior]:
+        """Every prior that has a scale, by name."""
+        levels = {} if self.levels is None else {"level": self.levels.level, "slope": self.levels.slope}
+        return self._shared() | levels
 
     def _precision(self, prior: GroupPrior, name: str, n: int) -> Array:
         if name not in self.last:

@@ -5,7 +5,9 @@ import polars as pl
 import pytest
 
 from calib.config import Config
-from calib.solve.select import candidates, design_of, robust_fit, subset, trial_part, without_idle
+from calib.solve.methods import REFIT_PASSES, refit
+from calib.solve.robust import fit
+from calib.solve.select import border_of, candidates, deciding_part, design_of, robust_fit, subset, without_idle
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -30,6 +32,22 @@ def test_planes_are_recovered(survey, problem_of):
     without = off.equations.centred(off.estimate.theta)[:15, 0]
     rms = [np.sqrt(np.mean((x - truth["r"]) ** 2)) for x in (z, without)]
     assert rms[0] < rms[1]
+
+
+def test_a_refit_of_half_the_stars_rests_where_one_from_nothing_does(survey, problem_of):
+    given = {"seed": 5, "n_exposures": 15, "n_stars": 300, "plane": 0.02, "err": (0.004, 0.02)}
+    problem, config = problem_of(survey(**given)[0]), Config(surface="plane")
+    whole, _ = robust_fit(problem, config)
+    half = subset(problem, problem.graph.star() % 2 == 0)
+    short = refit(half, whole, config)
+    assert short.passes <= REFIT_PASSES
+    design = design_of(half, 1, False)
+    border = border_of(half, design, config)
+    long = fit(design, half.m, half.err, half.band, border, max_passes=300, tolerance=1e-5)
+    a, b = (x.equations.centred(x.estimate.theta)[:15, 0] for x in (short, long))
+    sigma, other = (np.sqrt(x.spread.node[:15, 0, 0]) for x in (long, short))
+    assert np.sqrt(np.mean(((a - b) / sigma) ** 2)) < 0.15
+    np.testing.assert_allclose(other / sigma, 1.0, atol=0.1)
 
 
 def test_candidates_are_what_data_and_configuration_allow(survey, problem_of):
@@ -67,14 +85,15 @@ def test_subset_of_all_and_of_none(survey, problem_of):
     assert none.stars.height == 0
 
 
-def test_trial_part_is_connected_and_about_as_large_as_asked(survey, problem_of):
+def test_the_deciding_part_is_connected_and_about_as_large_as_asked(survey, problem_of):
     # a chain: each star in neighbouring exposures only
     star = np.repeat(np.arange(590), 2)
     node = star // 10 + np.tile([0, 1], 590)
     one = np.ones(1180)
     frame = pl.DataFrame({"star_id": star, "exposure_id": node, "mag": 15 * one, "mag_err": 0.01 * one})
     problem = problem_of(frame)
-    part = trial_part(problem, 300)
+    part = deciding_part(problem, most=300)
+    assert deciding_part(problem) is problem
     assert 240 <= part.m.size <= 360
     used = np.unique(part.graph.exposure)
     assert np.unique(part.graph.components()[used]).size == 1

@@ -133,3 +133,20 @@ def test_variances_are_observed_as_gaps():
             assert terms.last[name].variance[e] == pytest.approx(v, rel=1e-6)
     assert terms.update(np.bincount(design.graph.exposure, minlength=14)) >= 0.0
     assert np.isfinite(terms.log_density())
+
+
+def test_terms_begin_from_what_others_have_learned():
+    planes, learned = design_of(1), Terms(design_of(2), border_of(design_of(2)))
+    for k, prior in enumerate([*learned.surfaces.values(), *learned.night.values(), *learned.band.values()]):
+        prior.scale, prior.dof = 1e-5 * (k + 1), 7.0
+    terms = Terms(planes, border_of(planes)).like(learned)
+    assert set(terms.surfaces) == {1}  # what a design does not carry stays away
+    for kind in ("surfaces", "night", "band"):
+        mine, theirs = getattr(terms, kind)[1], getattr(learned, kind)[1]
+        assert (mine.scale, mine.dof) == (theirs.scale, theirs.dof)
+        mine.scale = 1.0
+        assert theirs.scale != 1.0  # a copy
+    blended = [Terms(design, border_of(design)) for design in (design_of(1, response=True, seed=s) for s in (0, 1))]
+    blended[0].response.shares = np.arange(1.0, 10.0) / 45.0
+    np.testing.assert_array_equal(blended[1].like(blended[0]).response.shares, blended[0].response.shares)
+    assert (blended[1].response.mean == 0.0).all()  # a star's own site is not another's
