@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from calib.model.statistics import ROWS, of_nodes, star_sums, stars_per_node
 from calib.model.tails import MULTIPLES
 from calib.solve.anchoring import anchored_by_catalogue, anchored_by_stars
 from calib.solve.conditions import conditions_of
-from calib.solve.influence import stability
+from calib.solve.influence import influence, stability
 from calib.solve.methods import Solved
 from calib.solve.unseen import unseen_gradient
 from calib.tables.measurements import Measurements
@@ -41,6 +41,12 @@ class PerMeasurement:
     weight: NDArray[np.float32]
     outlier_probability: NDArray[np.float32]
     used: NDArray[np.bool_]
+    influence: NDArray[np.float32] | None = None
+
+    def columns(self, part: slice = slice(None)) -> dict[str, NDArray[Any]]:
+        """What there is of some rows, by name."""
+        every = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: values[part] for name, values in every.items() if values is not None}
 
 
 @dataclass
@@ -131,8 +137,17 @@ def _responses(solved: Solved) -> Array:
     return np.asarray(solved.fit.estimate.stars[:, 1] + (0.0 if prior is None else prior.common))
 
 
-def _per_measurement_noise(problem: Problem, solved: Solved) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
-    """Weights and outlier probabilities (n,), sorted by star; and the variance of each measurement's noise."""
+@dataclass
+class _Sorted:
+    """One value per measurement of the solve, sorted by star."""
+
+    weight: NDArray[np.floating]
+    outlier: NDArray[np.float32]
+    influence: NDArray[np.float32] | None
+
+
+def _per_measurement_noise(problem: Problem, solved: Solved) -> tuple[_Sorted, NDArray[np.float32]]:
+    """Weights, outlier probabilities and influences; and the variance of each measurement's noise."""
     fit = solved.fit
     base = fit.noise.base(problem.graph.exposure, fit.err)
     star = problem.graph.star()
@@ -145,12 +160,12 @@ def _per_measurement_noise(problem: Problem, solved: Solved) -> tuple[dict[str, 
         outlier[part] = fit.noise.tails.outlier(np.nan_to_num(t2))
     if solved.outlier is not None:
         outlier = solved.outlier
-    return {"weight": np.asarray(fit.equations.w), "outlier": outlier}, base
+    return _Sorted(np.asarray(fit.equations.w), outlier, influence(fit)), base
 
 
 def _zeropoints(
     problem: Problem, measurements: Measurements, solved: Solved, anchors: Anchors, z: Array, z_err: Array,
-    per: dict[str, NDArray[Any]], with_reference: bool,
+    per: _Sorted, with_reference: bool,
 ) -> pl.DataFrame:  # fmt: skip
     fit, top = solved.fit, solved.equations.topology
     n, K = fit.design.n_nodes, fit.design.block
@@ -159,7 +174,7 @@ def _zeropoints(
     n_stars, n_tying = stars_per_node(problem)
     linked = np.isfinite(z)
     with np.errstate(invalid="ignore", divide="ignore"):
-        outliers = np.bincount(node, weights=per["outlier"] > 0.5, minlength=n) / n_measurements
+        outliers = np.bincount(node, weights=per.outlier > 0.5, minlength=n) / n_measurements
         quality = np.where(linked, erf(GOOD_ENOUGH / np.sqrt(2.0) / z_err), 0.0)
     excess = np.sqrt(np.maximum(fit.noise.excess, 0.0))
     median_err2 = of_nodes(problem, lambda at: problem.err[at] ** 2, pl.col("v").median())
@@ -190,9 +205,8 @@ def _zeropoints(
         "quality": quality,
         "flag": flags,
     }
-    moved = stability(fit)
-    if moved is not None:
-        columns["stability"] = np.where(linked, moved, np.nan)
+    if per.influence is not None:
+        columns["stability"] = np.where(linked, stability(node, per.influence, n), np.nan)
     for k in range(1, K):
         columns[SURFACE_COLUMNS[k - 1]] = np.where(linked, fit.estimate.theta[:n, k], np.nan)
     levels = fit.terms.border.levels
@@ -285,13 +299,14 @@ def _model(problem: Problem, solved: Solved) -> dict[str, Any]:
 
 def _measurements(
     problem: Problem, measurements: Measurements, unused: pl.DataFrame, solved: Solved, calibrator: Calibrator,
-    mag: Array, per: dict[str, NDArray[Any]],
+    mag: Array, per: _Sorted,
 ) -> PerMeasurement:  # fmt: skip
     n = problem.rows.n
     b = np.zeros(mag.size) if solved.fit.design.star_block == 1 else np.nan_to_num(_responses(solved))
     out = PerMeasurement(
         np.empty(n), np.empty(n, np.float32), np.empty(n, np.float32), np.zeros(n, np.float32),
         np.full(n, np.nan, np.float32), np.zeros(n, bool),
+        None if per.influence is None else np.full(n, np.nan, np.float32),
     )  # fmt: skip
 
     def put(rows: NDArray[np.integer[Any]], star: NDArray[np.int32], value: Array, err: Array) -> None:
@@ -309,9 +324,11 @@ def _measurements(
         row, star, node = graph.order[at], star_of[at], graph.exposure[at]
         places = None if xy is None else xy[at]
         put(row, star, *calibrator.at_places(problem.m[at], problem.err[at], node, places, b[star]))
-        out.weight[row] = np.where(solvable[node], per["weight"][at], 0.0)
-        out.outlier_probability[row] = per["outlier"][at]
+        out.weight[row] = np.where(solvable[node], per.weight[at], 0.0)
+        out.outlier_probability[row] = per.outlier[at]
         out.used[row] = solvable[node]
+        if out.influence is not None and per.influence is not None:
+            out.influence[row] = np.where(solvable[node], per.influence[at], np.nan)
     left = problem.rows
     for start in range(0, left.unusable.size, ROWS):
         part = slice(start, start + ROWS)

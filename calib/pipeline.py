@@ -19,6 +19,7 @@ from calib.model.problem import Problem
 from calib.model.rows import NamedRows
 from calib.outcome import outcome
 from calib.solution import Solution
+from calib.solve.held_out_nights import NightSplit, score_nights
 from calib.solve.methods import Solved, resolve_robust, solve_robust, solve_wls
 from calib.solve.select import deciding_part
 from calib.solve.split import Half, SplitScore, score
@@ -42,6 +43,8 @@ LEARNED_MEASUREMENTS, LEARNED_EXPOSURES = 3_000, 20
 """Smaller surveys are not tried by the learned method: their held-out stars could not tell."""
 LEARNED_MOST = 4_000_000
 """Larger ones neither, unless it is asked for: features and networks hold about 0.6 kB a measurement."""
+NIGHTS_APART = 1.5
+"""Times their errors by which stars may differ between halves of the nights without a warning."""
 AS_TRAINED = (0.0, 0.0, 0.0)
 
 
@@ -120,6 +123,12 @@ def calibrate(
         warnings.append(
             f"not converged after {fit.passes} passes: zero-points still moved by {fit.change:.3f} of their errors"
         )
+    told = why["held_out_nights"]
+    if told and told["inflation_68"] > NIGHTS_APART:
+        warnings.append(
+            f"stars of one half of the nights differ from the other's by {told['inflation_68']:.1f} times their errors:"
+            " something changes from night to night that is not modelled (held_out_nights)"
+        )
     run: dict[str, Any] = {
         "version": __version__,
         "config": config.resolved(),
@@ -127,6 +136,7 @@ def calibrate(
         "method": method,
         "method_reason": why["reason"],
         "scores": {name: _score_json(s) for name, s in scores.items()},
+        "held_out_nights": why["held_out_nights"],
         "adaptation": why["adaptation"],
         "terms_tried": [{"terms": t.name, "log_evidence": t.evidence} for t in solved.trials],
         "components": made.components,
@@ -182,12 +192,27 @@ def _solve(
                 progress(f"held-out stars, {name}", 0, float("nan"))
             scores[name] = score(part, half, config.seed)
         clock("held-out stars")
-    record = {"adaptation": adaptation.json() if adaptation else None}
+    method, reason = _chosen(scores, config)
+    nights: NightSplit | None = None
+    if scores and problem.night is not None:
+        if progress:
+            progress("held-out nights", 0, float("nan"))
+        part = deciding_part(problem, solved[method].fit.design)
+        nights = score_nights(part, _again(solved, method, config), config.seed)
+        clock("held-out nights")
+    return solved[method], scores, {
+        "method": method, "reason": reason, "adaptation": adaptation.json() if adaptation else None,
+        "held_out_nights": nights.json() if nights else None,
+    }  # fmt: skip
+
+
+def _chosen(scores: dict[str, SplitScore], config: Config) -> tuple[str, str]:
+    """The method whose answer is given, and why."""
     if config.method != "auto":
-        return solved[config.method], scores, record | {"method": config.method, "reason": "asked for"}
+        return config.method, "asked for"
     finite = {name: s.score for name, s in scores.items() if np.isfinite(s.score)}
     if not finite:
-        return solved["robust"], scores, record | {"method": "robust", "reason": "too few stars to hold any out"}
+        return "robust", "too few stars to hold any out"
     # a gain that the luck of a few exposures could have made is none
     luck = {name: 0.0 if name == "robust" else np.nan_to_num(scores[name].beyond(scores["robust"])) for name in finite}
     asked = {name: value + MARGIN[name] + float(luck[name]) for name, value in finite.items()}
@@ -196,7 +221,15 @@ def _solve(
     reason = f"held-out stars prefer it (score, smaller is better: {said})"
     if best == "robust" and min(finite, key=lambda name: finite[name]) != "robust":
         reason = f"held-out stars hardly tell methods apart (score, smaller is better: {said})"
-    return solved[best], scores, record | {"method": best, "reason": reason}
+    return best, reason
+
+
+def _again(solved: dict[str, Solved], method: str, config: Config) -> Callable[[Problem], Solved]:
+    """How part of the survey is solved as the whole was; the learned method's stars are as good as the robust one's."""
+    if method == "wls":
+        return lambda part: solve_wls(part, config)
+    fit = solved["robust"].fit
+    return lambda part: resolve_robust(part, fit, config)
 
 
 def methods_tried(problem: Problem, config: Config) -> list[str]:

@@ -189,12 +189,7 @@ class Solution:
         with write.MeasurementWriter(path) as writer:
             for start in range(0, len(rows), ROWS):
                 part = slice(start, start + ROWS)
-                writer.write(
-                    rows.part(part), calibrated_mag=values.calibrated_mag[part],
-                    calibrated_mag_err=values.calibrated_mag_err[part], residual=values.residual[part],
-                    weight=values.weight[part], outlier_probability=values.outlier_probability[part],
-                    used=values.used[part],
-                )  # fmt: skip
+                writer.write(rows.part(part), **values.columns(part))
 
     @classmethod
     def read(cls, folder: str | Path) -> Solution:
@@ -235,7 +230,7 @@ def _frame(rows: NamedRows, values: PerMeasurement) -> pl.DataFrame:
     keys = ["star_id", "exposure_id", *(c for c in ("band", "detector") if measurements.has(c))]
     return measurements.frame.select(keys).with_columns(
         *(pl.col(c).cast(pl.String) for c in keys if measurements.frame[c].dtype == pl.Enum),
-        *(pl.Series(name, getattr(values, name)) for name in PerMeasurement.__dataclass_fields__),
+        *(pl.Series(name, column) for name, column in values.columns().items()),
     )
 
 

@@ -115,6 +115,12 @@ def test_zeropoints(folder: tuple[Path, Path]) -> None:
     assert z["quality"].is_between(0, 1).all()
     assert z.columns[-1] == "stability"
     assert (solved["stability"] > 0).all()
+    rows = pl.read_parquet(out / "measurements.parquet", columns=["exposure_id", "influence", "used"])
+    most = rows.filter("used").group_by("exposure_id").agg(pl.col("influence").abs().max())
+    both = solved.join(most, on="exposure_id")
+    assert both.height == solved.height
+    np.testing.assert_allclose(both["influence"], both["stability"], rtol=1e-6)
+    assert rows.filter(~pl.col("used"))["influence"].is_nan().all()
     assert z.filter(~pl.col("zeropoint").is_finite())["stability"].is_nan().all()
     assert z["flag"].dtype == pl.String
     assert z["flag"].null_count() == 0

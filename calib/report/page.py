@@ -66,7 +66,10 @@ def sections(material: Material) -> list[Section]:
             _section("zeropoints", "Zero-points", [zeropoints.in_time(material), zeropoints.on_sky(material)]),
             _section(
                 "trust", "Can the errors be believed?",
-                [zeropoints.errors(material), trust.pulls(material), run_tables.scores(run)],
+                [
+                    zeropoints.errors(material), trust.pulls(material), run_tables.scores(run),
+                    run_tables.held_out_nights(run),
+                ],
             ),
             _section(
                 "residuals", "Residuals",

@@ -36,6 +36,29 @@ def scores(run: dict[str, Any]) -> Table | None:
     )
 
 
+def held_out_nights(run: dict[str, Any]) -> Table | None:
+    """Stars of halves of the nights."""
+    split: dict[str, Any] = run.get("held_out_nights") or {}
+    if not split:
+        return None
+    rms = split.get("rms_difference_mag")
+    rows = [
+        [share, number(split.get(f"errors_{key}")), normal, number(split.get(f"inflation_{key}"))]
+        for share, key, normal in (("68 %", "68", "0.99"), ("95 %", "95", "1.96"))
+    ]
+    return Table(
+        "Stars on held-out nights",
+        ["of the stars", "within (stated errors)", "a normal needs", "errors times"],
+        rows,
+        f"{count(split.get('n_nights') or 0)} nights are parted in two at random and each half is solved alone; "
+        f"{count(split.get('n_stars') or 0)} stars are in both and not known to vary, their magnitudes differ by "
+        f"{number(None if rms is None else 1e3 * rms)} mmag rms over √2. Errors of a whole night are in this "
+        "difference, where halves of the stars share them. Well above one in the last column: something changes from "
+        "night to night that the errors do not hold.",
+        frozenset(range(1, 4)),
+    )
+
+
 def terms_tried(run: dict[str, Any]) -> Table | None:
     """Local terms with the evidence of each."""
     tried = [t for t in run.get("terms_tried") or [] if isinstance(t, dict)]

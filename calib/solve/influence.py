@@ -26,12 +26,15 @@ from calib.solve.robust import RobustFit
 MOST_LEVERAGE = 0.99
 
 
-def influence(fit: RobustFit) -> NDArray[np.float32]:
+def influence(fit: RobustFit) -> NDArray[np.float32] | None:
     """(n,), mag: change of the zero-point of its exposure if a measurement, sorted by star, is left out.
 
-    Zero-points are about the mean of their component.
+    Zero-points are about the mean of their component. None for the largest surveys, which keep no covariance of linked
+    exposures.
     """
     design, equations = fit.design, fit.equations
+    if design.n_measurements >= LARGE:
+        return None
     top = equations.topology
     along, _ = along_gauge(equations.factor, equations.mean_functional, top.component, top.coupled)
     selected = equations.factor.selected_inverse()
@@ -49,15 +52,13 @@ def influence(fit: RobustFit) -> NDArray[np.float32]:
     return out
 
 
-def stability(fit: RobustFit) -> NDArray[np.float64] | None:
+def stability(node: NDArray[np.int32], change: NDArray[np.float32], n_nodes: int) -> NDArray[np.float64]:
     """(E,), mag: the largest change of each zero-point if any one of its measurements is left out; NaN without any.
 
-    None for the largest surveys, which keep no covariance of linked exposures.
+    ``node`` and ``change`` (n,) are the measurements' exposures and influences.
     """
-    if fit.design.n_measurements >= LARGE:
-        return None
-    out = np.full(fit.design.n_nodes, np.nan)
-    _largest(fit.design.graph.exposure, influence(fit), out)
+    out = np.full(n_nodes, np.nan)
+    _largest(node, change, out)
     return out
 
 

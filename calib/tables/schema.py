@@ -146,6 +146,9 @@ _MEASUREMENTS = (
         "outlier_probability", "float32", "", "Probability that the measurement is an outlier.", "stat.probability"
     ),
     OutputColumn("used", "bool", "", "Whether it was used in the solve; not from `calib apply`.", "meta.code"),
+    OutputColumn(
+        "influence", "float32", "mag", "Change of the exposure's zeropoint if it is left out.", "arith.diff"
+    ),
 )
 
 _TERMS = (

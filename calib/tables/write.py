@@ -204,7 +204,7 @@ class MeasurementWriter:
         measurements : Measurements
             Its keys are written: star_id, exposure_id, and band and detector where the input has them.
         **arrays : arrays, shape (n,)
-            calibrated_mag, calibrated_mag_err, and residual, weight, outlier_probability, used where known.
+            calibrated_mag, calibrated_mag_err, and residual, weight, outlier_probability, used, influence where known.
 
         Raises
         ------
