@@ -30,9 +30,11 @@ import numpy as np
 import torch
 
 from calib.learn.ensemble import Ensemble
+from calib.learn.exact import LearnedEquations
+from calib.learn.features import features_of
 from calib.learn.losses import Lesson
-from calib.learn.network import ALL
-from calib.learn.samples import cached, load
+from calib.learn.network import ALL, Network, Said
+from calib.learn.samples import Sample, cached, load
 from calib.learn.train import HELD_OUT, Plan, Pupil, together
 
 CHOOSE, JUDGE = 0, HELD_OUT // 2
@@ -53,8 +55,56 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ties": ("ties of the prior as they are", {"parts": replace(ALL, ties=False)}),
     "responses": ("responses to seeing as they are", {"parts": replace(ALL, responses=False)}),
     "auxiliary": ("losses of zero-points alone", {"auxiliary": False}),
+    "two": ("two passes", {"passes": 2}),
+    "three": ("three passes", {"passes": 3}),
 }  # fmt: skip
-"""Name, what it is, and what of the plan is other."""
+"""Name, what it is, and what of the plan is other; passes are of an `Unrolled` network."""
+
+
+class Unrolled(Network):
+    """Passes of {features, network, exact solve}: each looks at the answer to all that was said before.
+
+    Features are made anew without gradient; what every pass says reaches the zero-points by itself.
+    """
+
+    passes = 2
+
+    def forward(self, data: Any, most: int = 2_000_000) -> Said:
+        """As a network's; ``data.sample`` is the survey that the features are of."""
+        said = super().forward(data, most)
+        for _ in range(self.passes - 1):
+            more = super().forward(looked_at_again(data.sample, said), most)
+            said = more._replace(
+                weight=said.weight + more.weight, tie=said.tie + more.tie, response=said.response + more.response
+            )
+        return said
+
+
+class ThreeTimes(Unrolled):
+    passes = 3
+
+
+def looked_at_again(sample: Sample, said: Said) -> Any:
+    """Features of the answer under what was said."""
+    fit, job = sample.fit, LearnedEquations(sample.fit)
+    factors = [np.exp(x.detach().numpy().astype(float)) for x in (said.weight, said.tie, said.response)]
+    equations, informed = job.equations(*factors), job.equations(*factors, scale=job.loss)
+    now = replace(
+        fit, equations=equations, estimate=equations.estimate(), spread=informed.spread(), prior=equations.prior,
+        stated=informed, weighted=replace(fit.weighted, w=equations.w),
+    )  # fmt: skip
+    return features_of(sample.problem, now).to_hetero_data()
+
+
+class Twice(Pupil):
+    kind = Unrolled
+
+
+class Thrice(Pupil):
+    kind = ThreeTimes
+
+
+PUPILS = {1: Pupil, 2: Twice, 3: Thrice}
 
 
 def lessons_of(folder: Path, most: int, least: int = 0) -> tuple[list[Lesson], list[Lesson], list[Lesson]]:
@@ -64,17 +114,21 @@ def lessons_of(folder: Path, most: int, least: int = 0) -> tuple[list[Lesson], l
         kind = {CHOOSE: 1, JUDGE: 2}.get(int(path.stem) % HELD_OUT, 0)
         sample = load(path)
         if kind != 2 or sample.problem.m.size >= least:
-            found[kind].append(Lesson.of(sample))
+            lesson = Lesson.of(sample)
+            lesson.data.sample = sample
+            found[kind].append(lesson)
     if not all(found):
         raise SystemExit(f"{folder}: {most} surveys are too few to train, choose and judge; give --most {2 * HELD_OUT}")
     return found
 
 
-def trained(plan: Plan, lessons: list[Lesson], choosing: list[Lesson], say: Callable[[str], None]) -> Ensemble:
+def trained(
+    plan: Plan, lessons: list[Lesson], choosing: list[Lesson], say: Callable[[str], None], passes: int = 1
+) -> Ensemble:
     """Train an ensemble of such networks."""
     members = []
     for member in range(plan.members):
-        pupil = Pupil(plan, member, lessons)
+        pupil = PUPILS[passes](plan, member, lessons)
         while pupil.step < plan.steps:
             pupil.learn()
             if pupil.step % plan.every == 0 or pupil.step == plan.steps:
@@ -98,7 +152,11 @@ def ablate(
     for name in ["all", *(n for n in names if n != "all")]:
         what, other = VARIANTS[name]
         begin = time.process_time()
-        ensemble = trained(replace(plan, **other), train, choose, lambda text, name=name: say(f"{name}: {text}"))
+        of_plan = {key: value for key, value in other.items() if key != "passes"}
+        ensemble = trained(
+            replace(plan, **of_plan), train, choose, lambda text, name=name: say(f"{name}: {text}"),
+            other.get("passes", 1),
+        )  # fmt: skip
         ratio = np.log(ratios(ensemble, judge))
         whole = ratio if name == "all" else whole
         loss = ratio - whole

@@ -108,6 +108,8 @@ class LossBalance(nn.Module):
 class Pupil:
     """One member in training: network, balance, optimiser, running mean, and the best so far.
 
+    ``kind`` makes networks of some parts; benchmarks/ablation.py trains other kinds.
+
     Parameters
     ----------
     plan
@@ -122,19 +124,21 @@ class Pupil:
         Where the network is, and the lessons are.
     """
 
+    kind: type[Network] = Network
+
     def __init__(
         self, plan: Plan, member: int, lessons: list[Lesson], start: Network | None = None, device: str = "cpu"
     ) -> None:
         self.plan, self.member, self.lessons = plan, member, lessons
         torch.manual_seed(1000 * plan.seed + member)
-        self.network, self.balance = Network(plan.parts), LossBalance(plan.auxiliary)
+        self.network, self.balance = self.kind(plan.parts), LossBalance(plan.auxiliary)
         if start is None:
             fit_normalisation(self.network, lessons)
         else:
             self.network.load_state_dict(start.state_dict())
         self.network.to(device)
         self.balance.to(device)
-        self.average = Network(plan.parts).eval().to(device)
+        self.average = self.kind(plan.parts).eval().to(device)
         self.average.load_state_dict(self.network.state_dict())
         self.step, self.best, self.best_state = 0, math.inf, self._copy()
         self.fine = start is not None
@@ -189,7 +193,7 @@ class Pupil:
 
     def taught(self) -> Network:
         """The network that was best on the surveys held out."""
-        network = Network(self.plan.parts)
+        network = self.kind(self.plan.parts)
         network.load_state_dict(self.best_state)
         return network.eval()
 

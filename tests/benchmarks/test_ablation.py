@@ -58,6 +58,25 @@ def test_same_again(folder):
     np.testing.assert_array_equal(first, second)
 
 
+def test_a_second_pass_looks_at_the_answer_to_the_first(folder):
+    lesson = ablation.lessons_of(folder, HELD_OUT + 4)[0][0]
+    sample = lesson.data.sample
+    one = Network().eval()
+    said = one(lesson.data)
+    again = ablation.looked_at_again(sample, said)
+    for kind in ("measurement", "star", "exposure"):  # a network that says nothing moves nothing
+        np.testing.assert_allclose(again[kind].x, lesson.data[kind].x, atol=0.02)
+    weight = torch.linspace(-1, 1, said.weight.shape[0])
+    moved = ablation.looked_at_again(sample, said._replace(weight=weight))
+    assert (moved["measurement"].x - again["measurement"].x).abs().max() > 0.01
+    twice = ablation.Unrolled().eval()
+    torch.nn.init.normal_(one.weight_head[-1].weight, std=0.3)
+    twice.load_state_dict(one.state_dict())
+    first = one(lesson.data)
+    expected = first.weight + one(ablation.looked_at_again(sample, first)).weight
+    torch.testing.assert_close(twice(lesson.data).weight, expected)
+
+
 @pytest.fixture(scope="module")
 def heard(folder):
     """What a network with heads as if trained says of a survey, by the name of the variant."""
