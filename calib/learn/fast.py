@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 PART = 16384
 """Measurements of a part on a CPU: what a layer makes of them stays in a core's cache."""
 PART_CUDA = 1_000_000
+ALIGNED = 4
+"""Columns in 16 bytes."""
 T = TypeVar("T")
 
 
@@ -81,7 +83,8 @@ class FastNetwork:
         coder: Any = network.autoencoder
         token = [Linear.of(coder.token[0]), Linear.of(coder.token[2])]
         self.token = token[0]
-        self.token_own, self.token_context = token[0].rows(m, CONTEXT)
+        own, self.token_context = token[0].rows(m, CONTEXT)
+        self.token_own = padded(own)
         code = Linear.of(coder.code[0])
         of_mean, self.of_number = code.rows(CODE, 1)
         self.folded = token[1].weight @ of_mean  # from the token's hidden layer to the code's
@@ -91,10 +94,10 @@ class FastNetwork:
         of_code, known, self.decoder_context = self.decoder[0].rows(CODE, len(KNOWN), CONTEXT)
         own = known.new_zeros(m, INNER)
         own[KNOWN] = known
-        self.decoder_own = torch.cat([own, of_code])
+        self.decoder_own = torch.cat([padded(own), of_code])
         self.measurement = [Linear.of(network.measurement[k]) for k in (0, 2)]
         own, self.measurement_star, coded = self.measurement[0].rows(m, s, CODE + 3)
-        self.measurement_own = torch.cat([own, coded])
+        self.measurement_own = torch.cat([padded(own), padded(coded)])
         self.star = [Linear.of(network.star[k]) for k in (0, 2)]
         self.head = [Linear.of(network.weight_head[k]) for k in (0, 2)]
         self.head_own, self.head_exposure, self.head_star = self.head[0].rows(WIDTH, WIDTH, WIDTH)
@@ -157,8 +160,9 @@ class FastNetwork:
         node = data["measurement"].exposure[part.rows]
         own = data["measurement"].x[part.rows]
         m = own.shape[1]
-        x = own.new_empty(own.shape[0], m + CODE + 3)
+        x = own.new_empty(own.shape[0], self.measurement_own.shape[0])
         torch.addcmul(self.shift, own, self.scale, out=x[:, :m]).clamp_(-5.0, 5.0)
+        x[:, m : (m := self.token_own.shape[0])] = 0.0
         token = silu(taken(at_token, node).addmm_(x[:, :m], self.token_own), inplace=True)
         others = visits - 1.0
         any_other = (others > 0).to(token)
@@ -169,9 +173,9 @@ class FastNetwork:
         torch.addmm(self.code.bias, silu(hidden, inplace=True), self.code.weight, out=x[:, m : m + CODE])
         hidden = silu(taken(at_decoder, node).addmm_(x[:, : m + CODE], self.decoder_own), inplace=True)
         out = narrow(self.decoder[2], silu(self.decoder[1](hidden), inplace=True))
-        x[:, m + CODE] = out[0]
-        x[:, m + CODE + 1] = LARGEST_LOG_VARIANCE * torch.tanh(out[1] / LARGEST_LOG_VARIANCE)
-        x[:, m + CODE + 2] = out[2].clamp(-8.0, 8.0)
+        log_variance = LARGEST_LOG_VARIANCE * torch.tanh(out[1] / LARGEST_LOG_VARIANCE)
+        expected = torch.stack([out[0], log_variance, out[2].clamp(-8.0, 8.0)], 1)
+        x[:, m + CODE :] = pad(expected, (0, x.shape[1] - m - CODE - 3))
         hidden = taken(of_star, star).addmm_(x, self.measurement_own)
         mine = h[part.rows]  # written to
         torch.addmm(self.measurement[1].bias, silu(hidden, inplace=True), self.measurement[1].weight, out=mine)
@@ -196,6 +200,11 @@ class FastNetwork:
         out = narrow(self.head[1], silu(hidden, inplace=True))
         weight[part.rows] = LARGEST_WEIGHT * torch.tanh(out[0] / LARGEST_WEIGHT)
         outlier[part.rows] = out[1]
+
+
+def padded(weight: Tensor) -> Tensor:
+    """With rows of zeros to a multiple of `ALIGNED`: products whose rows begin in step are a little faster."""
+    return pad(weight, (0, 0, 0, -weight.shape[0] % ALIGNED))
 
 
 def taken(table: Tensor, index: Tensor) -> Tensor:
