@@ -146,8 +146,9 @@ def _tried(
 
 
 def deciding_part(problem: Problem, plain: Design | None = None, most: int = PART_MEASUREMENTS) -> Problem:
-    """The survey, or where it is larger a connected part: nodes nearest to a start in its largest component.
+    """The survey, or where it is larger connected parts of it: in each band nodes nearest to a start.
 
+    The start is in the band's largest component; a band has its share of the measurements, about ``most`` in all.
     ``plain`` is a design of the problem, where one is at hand, for its links.
     """
     if problem.m.size <= most:
@@ -160,12 +161,14 @@ def deciding_part(problem: Problem, plain: Design | None = None, most: int = PAR
     n = problem.graph.n_exposures
     pattern = csr_array((np.ones(links.indices.size, np.int8), links.indices, links.indptr), shape=(n, n))
     counts = np.bincount(problem.graph.exposure, minlength=n)
-    labels = plain.components
-    largest = np.bincount(labels, weights=counts).argmax()
-    first = int(np.flatnonzero(labels == largest)[0])
-    order = breadth_first_order(pattern, first, directed=False, return_predecessors=False)
-    keep = np.zeros(n, bool)
-    keep[order[: max(int(np.searchsorted(np.cumsum(counts[order]), most)), 2)]] = True
+    labels, keep = plain.components, np.zeros(n, bool)
+    for band in np.unique(problem.band[counts > 0]):
+        inside = problem.band == band
+        largest = np.bincount(labels[inside], weights=counts[inside]).argmax()
+        first = int(np.flatnonzero(inside & (labels == largest))[0])
+        order = breadth_first_order(pattern, first, directed=False, return_predecessors=False)
+        share = most * counts[inside].sum() / counts.sum()
+        keep[order[: max(int(np.searchsorted(np.cumsum(counts[order]), share)), 2)]] = True
     return without_idle(subset(problem, keep[problem.graph.exposure]))
 
 

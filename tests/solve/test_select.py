@@ -103,6 +103,20 @@ def test_the_deciding_part_is_connected_and_about_as_large_as_asked(survey, prob
     np.testing.assert_array_equal(part.nodes["exposure_id"].to_numpy()[part.graph.exposure], node[row])
 
 
+def test_every_band_has_its_share_of_the_deciding_part(survey, problem_of):
+    frame = survey(n_stars=400)[0]
+    second = frame.filter(pl.col("star_id").rank("dense") % 3 == 0)
+    both = [x.with_columns(band=pl.lit(b), exposure_id=pl.format(b + "{}", "exposure_id")) for x, b in
+            ((frame, "g"), (second, "r"))]  # fmt: skip
+    problem = problem_of(pl.concat(both))
+    most = problem.m.size // 3
+    part = deciding_part(problem, most=most)
+    assert 0.5 * most < part.m.size < 1.5 * most
+    of_band = np.bincount(part.band[part.graph.exposure], minlength=2)
+    assert (of_band > 0).all()
+    assert of_band[0] > 1.5 * of_band[1]
+
+
 def test_bands_keep_their_numbers_without_idle_nodes(survey, problem_of):
     frame = survey(n_stars=30)[0]
     names = np.array(["g", "r", "z"])[frame["exposure_id"].rank("dense").to_numpy() % 3]
