@@ -15,7 +15,7 @@ from calib.pipeline import calibrate
 from calib.simulate import SurveySpec, simulate
 from calib.simulate.bounds import zeropoint_errors
 from calib.solve.methods import refit, stated
-from calib.solve.select import robust_fit
+from calib.solve.select import deciding_part, robust_fit
 from calib.tables import read_measurements
 
 SPEC = SurveySpec(n_exposures=60, stars_per_exposure=60, nights=6, visits=6, cloudy_nights=0.6, fov_deg=0.8)
@@ -132,3 +132,23 @@ def test_a_run_says_what_was_found(monkeypatch):
     assert set(found) == {"shift", "gain", "significance", "kept"}
     without = calibrate(made.measurements, made.exposures, config=replace(config, adapt=False))
     assert without.diagnostics["adaptation"] is None
+
+
+def test_a_part_decides_for_a_large_survey(survey, monkeypatch):
+    problem, fit, _, _, config = survey
+    seen = []
+
+    def small(whole, plain):
+        return deciding_part(whole, plain, most=problem.m.size // 2)
+
+    def watched(part, *others):
+        seen.append(part.m.size)
+        return heard(part, *others)
+
+    monkeypatch.setattr(adapt, "deciding_part", small)
+    monkeypatch.setattr(adapt, "heard", watched)
+    monkeypatch.setattr(adapt, "ADAPT_MEASUREMENTS", 100)
+    monkeypatch.setattr(adapt, "ADAPT_EXPOSURES", 10)
+    assert adapted(problem, fit, config, device="cpu") is not None
+    assert len(seen) == 4
+    assert 0.25 * problem.m.size < sum(seen) < 0.75 * problem.m.size
