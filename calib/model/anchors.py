@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import gamma
 
 Array = NDArray[np.float64]
 
@@ -129,7 +129,7 @@ def robust_mean(values: Array, variance: Array) -> tuple[float, float, Array]:
     for _ in range(MOST_STEPS):
         before = mean, excess
         total = variance + excess
-        sound = (1.0 - wrong) * student.pdf((values - mean) / np.sqrt(total), DOF) / np.sqrt(total)
+        sound = (1.0 - wrong) * _student((values - mean) / np.sqrt(total)) / np.sqrt(total)
         sound /= sound + wrong * anywhere
         wrong = float((1.0 - sound).sum() + USUALLY_WRONG * WRONG_STRENGTH) / (values.size + WRONG_STRENGTH)
         t = sound * (DOF + 1.0) / (DOF + (values - mean) ** 2 / total)
@@ -142,6 +142,12 @@ def robust_mean(values: Array, variance: Array) -> tuple[float, float, Array]:
         if abs(mean - before[0]) < 1e-9 and abs(excess - before[1]) < 1e-6 * (usual + excess):
             break
     return mean, excess, omega / omega.sum()
+
+
+def _student(x: Array) -> Array:
+    """Density of Student's t of `DOF` degrees of freedom; scipy.stats takes a second to import."""
+    norm = gamma(0.5 * (DOF + 1.0)) / (gamma(0.5 * DOF) * np.sqrt(DOF * np.pi))
+    return np.asarray(norm * (1.0 + x**2 / DOF) ** (-0.5 * (DOF + 1.0)))
 
 
 def _weighted_median(values: Array, weights: Array) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from calib.model.problem import Problem
 from calib.solve.methods import Solved
@@ -101,7 +101,7 @@ def compare_stars(a: pl.DataFrame, b: pl.DataFrame, n_nights: int) -> NightSplit
     gap, error = both["gap"].to_numpy(), both["error"].to_numpy()
     size = np.abs(gap) / error
     held = conformal(size, 0.68), conformal(size, 0.95)
-    normal = norm.ppf(0.5 + 0.5 * np.array([0.68, 0.95]))
+    normal = ndtri(0.5 + 0.5 * np.array([0.68, 0.95]))
     return NightSplit(
         n_nights, both.height, float(np.sqrt(np.mean(gap**2) / 2.0)), *held,
         held[0] / float(normal[0]), held[1] / float(normal[1]),

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from calib.model.anchors import anchor, match, robust_mean
+from calib.model.anchors import DOF, _student, anchor, match, robust_mean
 
 
 def test_equal_and_right_references_give_their_mean():
@@ -113,3 +113,10 @@ def test_references_are_matched_by_band_where_they_have_one():
     np.testing.assert_array_equal(any_band, [15.0, 15.0, 16.0, 16.0])
     twice, _ = match(table, pl.concat([named, named.with_columns(pl.col("mag") + 1)]))
     np.testing.assert_array_equal(twice, mag)  # the first counts
+
+
+def test_the_density_is_that_of_student():
+    from scipy.stats import t
+
+    x = np.linspace(-30, 30, 61)
+    np.testing.assert_allclose(_student(x), t.pdf(x, DOF), rtol=1e-12)
