@@ -185,6 +185,7 @@ def _solve(
             solved[name] = (solve_robust if name == "robust" else solve_wls)(problem, config, progress)
     clock("solve")
     scores: dict[str, SplitScore] = {}
+    part = problem
     if config.score or config.method == "auto":
         part = deciding_part(problem, next(iter(solved.values())).fit.design)
         for name, half in _halves(names, solved, config, adaptation.shift if adaptation else AS_TRAINED).items():
@@ -197,7 +198,6 @@ def _solve(
     if scores and problem.night is not None:
         if progress:
             progress("held-out nights", 0, float("nan"))
-        part = deciding_part(problem, solved[method].fit.design)
         nights = score_nights(part, _again(solved, method, config), config.seed)
         clock("held-out nights")
     return solved[method], scores, {

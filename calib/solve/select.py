@@ -81,9 +81,9 @@ def robust_fit(
     if len(degrees) > 1:
         entries = _entries(problem, plain, config)
         degrees = [d for d in degrees if d == degrees[0] or 8.0 * entries * BLOCK_SIZES[d] ** 2 < FACTOR_BYTES]
-    if problem.m.size <= PART_MEASUREMENTS:
-        return _tried(problem, plain, topology, degrees, responses, config, progress)
     part = deciding_part(problem, plain)
+    if part is problem:
+        return _tried(problem, plain, topology, degrees, responses, config, progress)
     small = design_of(part, 0, False)
     shorter = replace(config, max_passes=min(config.max_passes, TRIAL_PASSES))
     best, trials = _tried(part, small, Topology(small), degrees, responses, shorter, progress)
@@ -145,12 +145,14 @@ def _tried(
     return best, trials
 
 
-def deciding_part(problem: Problem, plain: Design | None = None, most: int = PART_MEASUREMENTS) -> Problem:
+def deciding_part(problem: Problem, plain: Design | None = None, most: int | None = None) -> Problem:
     """The survey, or where it is larger connected parts of it: in each band nodes nearest to a start.
 
-    The start is in the band's largest component; a band has its share of the measurements, about ``most`` in all.
+    The start is in the band's largest component; a band has its share of the measurements, about ``most`` in all
+    (`PART_MEASUREMENTS` where not given).
     ``plain`` is a design of the problem, where one is at hand, for its links.
     """
+    most = PART_MEASUREMENTS if most is None else most
     if problem.m.size <= most:
         return problem
     from scipy.sparse import csr_array

@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from calib.config import Config
+from calib.solve import select
 from calib.solve.methods import REFIT_PASSES, refit
 from calib.solve.robust import fit
 from calib.solve.select import border_of, candidates, deciding_part, design_of, robust_fit, subset, without_idle
@@ -101,6 +102,23 @@ def test_the_deciding_part_is_connected_and_about_as_large_as_asked(survey, prob
     assert part.nodes["exposure_id"].to_list() == problem.nodes["exposure_id"][part.survey_nodes].to_list()
     row = part.input_row
     np.testing.assert_array_equal(part.nodes["exposure_id"].to_numpy()[part.graph.exposure], node[row])
+
+
+def test_a_large_survey_is_solved_whole_by_what_its_part_chose(survey, problem_of, monkeypatch):
+    frame, truth = survey(seed=3, n_exposures=15, n_stars=300, plane=0.03)
+    problem = problem_of(frame)
+    at_once, _ = robust_fit(problem, Config())
+    monkeypatch.setattr(select, "PART_MEASUREMENTS", problem.m.size // 2)
+    said = []
+    by_part, trials = robust_fit(problem, Config(), lambda name, n, change: said.append(name))
+    assert said[-1] == "all measurements"
+    assert by_part.design.degree == at_once.design.degree >= 1
+    assert by_part.design.n_measurements == problem.m.size
+    assert len(trials) > 1
+    a, b = (x.equations.centred(x.estimate.theta)[:15, 0] for x in (by_part, at_once))
+    sigma = np.sqrt(at_once.spread.node[:15, 0, 0])
+    assert np.sqrt(np.mean(((a - b) / sigma) ** 2)) < 0.3
+    assert np.sqrt(np.mean((a - truth["r"]) ** 2)) < 1.1 * np.sqrt(np.mean((b - truth["r"]) ** 2))
 
 
 def test_every_band_has_its_share_of_the_deciding_part(survey, problem_of):
