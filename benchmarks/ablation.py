@@ -39,28 +39,6 @@ from calib.learn.train import HELD_OUT, Plan, Pupil, together
 
 CHOOSE, JUDGE = 0, HELD_OUT // 2
 """Numbers of surveys modulo HELD_OUT that choose checkpoints, and that judge."""
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "all": ("the whole network", {}),
-    "autoencoder": ("without the autoencoder", {"parts": replace(ALL, autoencoder=False)}),
-    "exposures": ("without messages to exposures", {"parts": replace(ALL, exposure_messages=False)}),
-    "stars": ("without messages to stars", {"parts": replace(ALL, star_messages=False)}),
-    "links": ("without same-star links", {"parts": replace(ALL, links=False)}),
-    "nights": ("without nights", {"parts": replace(ALL, nights=False)}),
-    "messages": (
-        "without any message",
-        {"parts": replace(ALL, autoencoder=False, exposure_messages=False, star_messages=False, links=False,
-                          nights=False)},
-    ),
-    "weights": ("weights as they are", {"parts": replace(ALL, weights=False)}),
-    "ties": ("ties of the prior as they are", {"parts": replace(ALL, ties=False)}),
-    "responses": ("responses to seeing as they are", {"parts": replace(ALL, responses=False)}),
-    "auxiliary": ("losses of zero-points alone", {"auxiliary": False}),
-    "two": ("two passes", {"passes": 2}),
-    "three": ("three passes", {"passes": 3}),
-}  # fmt: skip
-"""Name, what it is, and what of the plan is other; passes are of an `Unrolled` network."""
-
-
 class Unrolled(Network):
     """Passes of {features, network, exact solve}: each looks at the answer to all that was said before.
 
@@ -104,7 +82,26 @@ class Thrice(Pupil):
     kind = ThreeTimes
 
 
-PUPILS = {1: Pupil, 2: Twice, 3: Thrice}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "all": ("the whole network", {}),
+    "autoencoder": ("without the autoencoder", {"parts": replace(ALL, autoencoder=False)}),
+    "exposures": ("without messages to exposures", {"parts": replace(ALL, exposure_messages=False)}),
+    "stars": ("without messages to stars", {"parts": replace(ALL, star_messages=False)}),
+    "links": ("without same-star links", {"parts": replace(ALL, links=False)}),
+    "nights": ("without nights", {"parts": replace(ALL, nights=False)}),
+    "messages": (
+        "without any message",
+        {"parts": replace(ALL, autoencoder=False, exposure_messages=False, star_messages=False, links=False,
+                          nights=False)},
+    ),
+    "weights": ("weights as they are", {"parts": replace(ALL, weights=False)}),
+    "ties": ("ties of the prior as they are", {"parts": replace(ALL, ties=False)}),
+    "responses": ("responses to seeing as they are", {"parts": replace(ALL, responses=False)}),
+    "auxiliary": ("losses of zero-points alone", {"auxiliary": False}),
+    "two": ("two passes", {"pupil": Twice}),
+    "three": ("three passes", {"pupil": Thrice}),
+}  # fmt: skip
+"""Name, what it is, and what of the plan is other, or who learns it."""
 
 
 def lessons_of(folder: Path, most: int, least: int = 0) -> tuple[list[Lesson], list[Lesson], list[Lesson]]:
@@ -123,12 +120,13 @@ def lessons_of(folder: Path, most: int, least: int = 0) -> tuple[list[Lesson], l
 
 
 def trained(
-    plan: Plan, lessons: list[Lesson], choosing: list[Lesson], say: Callable[[str], None], passes: int = 1
+    plan: Plan, lessons: list[Lesson], choosing: list[Lesson], say: Callable[[str], None],
+    pupil_of: type[Pupil] = Pupil,
 ) -> Ensemble:
     """Train an ensemble of such networks."""
     members = []
     for member in range(plan.members):
-        pupil = PUPILS[passes](plan, member, lessons)
+        pupil = pupil_of(plan, member, lessons)
         while pupil.step < plan.steps:
             pupil.learn()
             if pupil.step % plan.every == 0 or pupil.step == plan.steps:
@@ -152,10 +150,10 @@ def ablate(
     for name in ["all", *(n for n in names if n != "all")]:
         what, other = VARIANTS[name]
         begin = time.process_time()
-        of_plan = {key: value for key, value in other.items() if key != "passes"}
+        of_plan = {key: value for key, value in other.items() if key != "pupil"}
         ensemble = trained(
             replace(plan, **of_plan), train, choose, lambda text, name=name: say(f"{name}: {text}"),
-            other.get("passes", 1),
+            other.get("pupil", Pupil),
         )  # fmt: skip
         ratio = np.log(ratios(ensemble, judge))
         whole = ratio if name == "all" else whole

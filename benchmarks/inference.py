@@ -33,7 +33,7 @@ from calib.learn.features import features_of
 from calib.memory import give_back
 from calib.model.problem import Problem
 from calib.simulate import PRESETS, simulate
-from calib.solve.methods import solve_robust, stated
+from calib.solve.methods import Solved, solve_robust, stated
 from calib.tables import read_measurements
 
 SEED = 101
@@ -54,15 +54,21 @@ def peak() -> float:
     return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def one(exposures: int, stars: float, ensemble: Ensemble) -> dict[str, float]:
+CONFIG = Config(method="robust", score=False, surface="plane", seeing_response="on", max_passes=4)
+
+
+def solved(exposures: int, stars: float) -> tuple[Problem, Solved]:
+    """A survey of this size and its robust solve."""
     survey = simulate(replace(PRESETS["ordinary"], n_exposures=exposures, stars_per_exposure=stars), SEED)
-    config = Config(method="robust", score=False, surface="plane", seeing_response="on", max_passes=4)
-    problem = Problem.of(read_measurements(survey.measurements, exposures=survey.exposures), config)
-    robust = solve_robust(problem, config)
-    del survey
+    problem = Problem.of(read_measurements(survey.measurements, exposures=survey.exposures), CONFIG)
+    return problem, solve_robust(problem, CONFIG)
+
+
+def one(exposures: int, stars: float, ensemble: Ensemble) -> dict[str, float]:
+    problem, robust = solved(exposures, stars)
     give_back()
     before = peak()
-    wall, cpu = least(lambda: solve_learned(problem, robust, config.seed, ensemble, "cpu"))
+    wall, cpu = least(lambda: solve_learned(problem, robust, CONFIG.seed, ensemble, "cpu"))
     grown = max(peak() - before, 0.0)
     data = features_of(problem, robust.fit).to_hetero_data()
     n = float(problem.m.size)
@@ -70,7 +76,7 @@ def one(exposures: int, stars: float, ensemble: Ensemble) -> dict[str, float]:
     return {
         "n": n, "features": least(lambda: features_of(problem, robust.fit))[0],
         "networks": networks, "networks_cpu": networks_cpu,
-        "errors": least(lambda: stated(robust.fit, [], problem.err, config.seed))[0],
+        "errors": least(lambda: stated(robust.fit, [], problem.err, CONFIG.seed))[0],
         "whole": wall, "cpu": cpu, "held": grown / n,
     }  # fmt: skip
 
@@ -81,7 +87,8 @@ def repeated(data: Any, copies: int) -> Any:
     sizes = {kind: data[kind].x.shape[0] for kind in ("measurement", "star", "exposure", "night")}
 
     def shifted(index: torch.Tensor, *by: int) -> torch.Tensor:
-        step = torch.tensor(by).reshape(-1, *[1] * (index.dim() - 1)) if index.dim() > 1 else torch.tensor(by[0])
+        """An index (n,) or edges (2, n), every copy's further on by so much."""
+        step = torch.tensor(by)[:, None] if index.dim() > 1 else by[0]
         return torch.cat([index + k * step for k in range(copies)], -1)
 
     for kind in sizes:
@@ -97,10 +104,8 @@ def repeated(data: Any, copies: int) -> Any:
 
 def on_gpu(exposures: int, stars: float, ensemble: Ensemble, copies: int) -> None:
     """Time the networks on a GPU and print."""
-    survey = simulate(replace(PRESETS["ordinary"], n_exposures=exposures, stars_per_exposure=stars), SEED)
-    config = Config(method="robust", score=False, surface="plane", seeing_response="on", max_passes=4)
-    problem = Problem.of(read_measurements(survey.measurements, exposures=survey.exposures), config)
-    data = features_of(problem, solve_robust(problem, config).fit).to_hetero_data()
+    problem, robust = solved(exposures, stars)
+    data = features_of(problem, robust.fit).to_hetero_data()
     expected = ensemble.listen(data)
     many, ensemble = repeated(data, copies).to("cuda"), ensemble.to("cuda")
 

@@ -2,8 +2,10 @@
 
 import inference
 import pytest
+import torch
 
 from calib.learn.ensemble import shipped
+from calib.learn.features import features_of
 
 
 def test_it_times_what_there_is():
@@ -13,6 +15,18 @@ def test_it_times_what_there_is():
     assert parts > 0
     assert found["whole"] > found["networks"]
     assert found["held"] >= 0
+
+
+def test_copies_of_a_survey_are_told_what_it_is():
+    problem, robust = inference.solved(20, 40.0)
+    data = features_of(problem, robust.fit).to_hetero_data()
+    three = inference.repeated(data, 3)
+    n, stars = data["measurement"].x.shape[0], data["star"].x.shape[0]
+    assert three["measurement"].star.max() == 3 * stars - 1
+    for one, many in zip(shipped().listen(data), shipped().listen(three), strict=True):
+        torch.testing.assert_close(many.weight, one.weight.repeat(3), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(many.tie, one.tie.repeat(3, 1), rtol=1e-4, atol=1e-5)
+    assert many.weight.shape == (3 * n,)
 
 
 def test_the_fastest_run_counts(monkeypatch):
