@@ -12,6 +12,15 @@ from calib.cli import main
 Run = Callable[..., tuple[int, str, str]]
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("needs_cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs_cuda: no NVIDIA GPU here")
+
+
 @pytest.fixture(autouse=True)
 def _no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (

@@ -139,10 +139,13 @@ class TestWrongArguments:
         import torch
 
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        status, _, err = calib("solve", *given, "--out", tmp_path / "o", "--device", "cuda")
-        assert status == 2
-        assert one_line(err)
-        assert "GPU" in err
+        train = ["train", "--out", tmp_path / "w.safetensors", "--work", tmp_path / "work"]
+        for command in (["solve", *given, "--out", tmp_path / "o"], train):
+            status, _, err = calib(*command, "--device", "cuda")
+            assert status == 2
+            assert one_line(err)
+            assert "GPU" in err
+        assert not (tmp_path / "work").exists()
 
 
 class TestSolve:

@@ -15,12 +15,6 @@ from calib.simulate import SurveySpec
 pytestmark = pytest.mark.needs_cuda
 
 
-@pytest.fixture(autouse=True)
-def _gpu():
-    if not torch.cuda.is_available():
-        pytest.skip("needs_cuda: no NVIDIA GPU here")
-
-
 def own():
     """The shipped members, not those that other tests share."""
     return Ensemble.load(SHIPPED)

@@ -83,10 +83,6 @@ def test_assembled_and_matrix_free_systems_agree(make):
 
 @pytest.mark.needs_cuda
 def test_matrix_free_on_a_gpu_gives_the_same_bits_twice(make):
-    import torch
-
-    if not torch.cuda.is_available():
-        pytest.skip("needs_cuda: no NVIDIA GPU here")
     equations = make(seed=1, n_nodes=50, n_stars=500).equations
     one, two = (solve(equations, engine="matrix_free", device="cuda", tolerance_sigma=1e-5) for _ in range(2))
     assert (one.theta == two.theta).all()
