@@ -203,15 +203,15 @@ class FastNetwork:
 
 
 def padded(weight: Tensor) -> Tensor:
-    """With rows of zeros to a multiple of `ALIGNED`: products whose rows begin in step are a little faster."""
+    """With rows of zeros to a multiple of `ALIGNED`, so that the rows of what they multiply begin in step."""
     return pad(weight, (0, 0, 0, -weight.shape[0] % ALIGNED))
 
 
 def taken(table: Tensor, index: Tensor) -> Tensor:
     """Rows of a table.
 
-    On a GPU each row is followed by a gap: of aligned rows PyTorch would start a block for every index, which for rows
-    as short as these takes four times as long.
+    On a GPU each row is followed by a gap: of aligned rows PyTorch would start a block for every index, too many for
+    rows as short as these.
     """
     return (pad(table, (0, 1))[:, :-1] if table.is_cuda else table).index_select(0, index)
 

@@ -25,8 +25,7 @@ Progress = Callable[[str, int, float], None]
 
 
 REFIT_PASSES = 15
-"""Passes of a part of the stars, which begins from what the whole has learned: after them zero-points are within a
-tenth of their errors of where they rest, and errors within a hundredth."""
+"""Passes of a part of the stars, which begins from what the whole has learned and is near where it rests by then."""
 
 
 @dataclass
