@@ -1,7 +1,8 @@
 """More measurements of solved exposures put on the calibrated scale, batch by batch.
 
-``calibrated_mag = mag + zeropoint + surface at the measurement's place - star's response to seeing``, of the stars and
-exposures of a solution. Memory holds the solution's zero-points and stars and one batch, however long the input is.
+``calibrated_mag = mag + zeropoint + surface at the measurement's place + terms of its detector - star's response to
+seeing``, of the stars and exposures of a solution. Memory holds the solution's zero-points and stars and one batch,
+however long the input is.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Applier:
         if model is None:
             raise InputError(f"{solution.folder or 'solution'}: run.json has no model; solve again with calib solve")
         nodes, stars = solution.frames["zeropoints"], solution.frames["stars"]
-        self.calibrator = Calibrator.of(nodes, model)
+        self.calibrator = Calibrator.of(nodes, model, solution.frames["terms"])
         self._nodes = nodes.select(
             *(c for c in ("exposure_id", "band", "detector") if c in nodes.columns),
             pl.int_range(nodes.height, dtype=pl.Int32).alias("_node"),
@@ -95,7 +96,7 @@ class Applier:
         for name in self.needs:
             if name not in frame.columns:
                 raise InputError(
-                    f"{_label(measurements)}: no column {name}, which the surfaces of this solution need; "
+                    f"{_label(measurements)}: no column {name}, which the terms of this solution need; "
                     f"map one with --columns {name}=THEIR_NAME"
                 )
         keys = frame.select(pl.col(c).cast(pl.String) if frame[c].dtype == pl.Enum else c for c in _KEYS if c in frame)
@@ -249,13 +250,14 @@ def apply_stream(
 
 
 def _needed(calibrator: Calibrator) -> tuple[str, ...]:
-    """Columns of place without which surfaces cannot be applied."""
-    field = calibrator.field
+    """Columns without which terms cannot be applied."""
+    field, instrument = calibrator.field, calibrator.instrument
+    own = () if instrument is None else instrument.needs
     if field is None or not calibrator.surface.any():
-        return ()
+        return own
     if field.kind == "sky":
-        return ("ra", "dec")
-    return ("x", "y", "detector") if len(field.low) > 1 else ("x", "y")
+        return ("ra", "dec", *own)
+    return ("x", "y", "detector") if len(field.low) > 1 else ("x", "y", *own)
 
 
 def _same_type(keys: pl.DataFrame, theirs: pl.DataFrame, name: str, measurements: Measurements) -> None:

@@ -37,6 +37,9 @@ class Config:
         ``auto``, ``off``, ``plane`` or ``quadratic``: the surface across the field of each exposure.
     seeing_response
         ``auto``, ``on`` or ``off``: the response of each star to seeing.
+    instrument
+        ``auto``, ``off``, ``offset`` or ``color``: what each detector adds in a band, where the table names detectors
+        and an exposure has one zero-point: an offset, or that and a slope with the stars' colours.
     extinction
         ``auto`` or ``on``: zero-points of a night and band are tied by extinction linear in airmass, as tightly as the
         night's own scatter allows; ``off``: they are free.
@@ -60,6 +63,7 @@ class Config:
     zeropoint_per: Literal["exposure", "detector"] = "exposure"
     surface: Literal["auto", "off", "plane", "quadratic"] = "auto"
     seeing_response: Literal["auto", "on", "off"] = "auto"
+    instrument: Literal["auto", "off", "offset", "color"] = "auto"
     extinction: Literal["auto", "on", "off"] = "auto"
     score: bool = True
     covariance: bool = False
@@ -75,6 +79,7 @@ class Config:
             "zeropoint_per": ("exposure", "detector"),
             "surface": ("auto", "off", "plane", "quadratic"),
             "seeing_response": TERMS,
+            "instrument": ("auto", "off", "offset", "color"),
             "extinction": TERMS,
         }
         for name, allowed in choices.items():

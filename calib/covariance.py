@@ -33,7 +33,7 @@ class CovarianceError(ValueError):
 class ZeropointCovariance:
     """What the covariance between any zero-points is made of.
 
-    ``C = grow C_solve grow + V_component + s s' + g g' + diag(beyond)``
+    ``C = grow C_solve grow + V_component + s s' + P P' + diag(beyond)``
 
     Attributes
     ----------
@@ -53,8 +53,9 @@ class ZeropointCovariance:
         (E,), variance that each zero-point has for itself, mag^2.
     linked
         bool (E,), zero-points that are known at all.
-    gradient
-        (E, 2), g, what an unseen gradient of the flat field does to the zero-points of a component together, mag.
+    patterns
+        (E, patterns), P, what an unseen gradient of the flat field and the errors of the instrument's terms do to the
+        zero-points of a component together, mag.
     """
 
     equations: NormalEquations
@@ -65,12 +66,12 @@ class ZeropointCovariance:
     response: Array
     beyond: Array
     linked: NDArray[np.bool_]
-    gradient: Array
+    patterns: Array
 
     def diagonal(self, node_variance: Array) -> Array:
         """(E,), variances of the zero-points, mag^2, given those of the solve."""
         own = np.maximum(node_variance, 0.0) * self.grow**2 + self.offset_variance[self.component]
-        shared = self.response**2 + (self.gradient**2).sum(1)
+        shared = self.response**2 + (self.patterns**2).sum(1)
         return np.where(self.linked, own + shared + self.beyond, np.nan)
 
     def compact(self) -> ZeropointCovariance:
@@ -86,8 +87,8 @@ class ZeropointCovariance:
         at = nodes[known]
         one, of = np.unique(at, return_inverse=True)
         solved = zeropoint_covariance(self.equations, one, functional=self.functional)[np.ix_(of, of)]
-        component, s, g = self.component[at], self.response[at], self.gradient[at]
-        shared = np.where(component[:, None] == component, self.offset_variance[component] + g @ g.T, 0.0)
+        component, s, p = self.component[at], self.response[at], self.patterns[at]
+        shared = np.where(component[:, None] == component, self.offset_variance[component] + p @ p.T, 0.0)
         mine = np.where(at[:, None] == at, self.beyond[at], 0.0)
         out = np.full((nodes.size, nodes.size), np.nan)
         out[np.ix_(known, known)] = solved * np.outer(self.grow[at], self.grow[at]) + shared + np.outer(s, s) + mine

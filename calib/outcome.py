@@ -13,6 +13,7 @@ from scipy.special import erf
 from calib.covariance import ZeropointCovariance
 from calib.model.anchors import Anchors
 from calib.model.calibrator import SURFACE_COLUMNS, Calibrator
+from calib.model.camera import KINDS
 from calib.model.flags import join_flags
 from calib.model.problem import Problem
 from calib.model.statistics import ROWS, of_nodes, star_sums, stars_per_node
@@ -21,8 +22,9 @@ from calib.solve.anchoring import anchored_by_catalogue, anchored_by_stars
 from calib.solve.conditions import conditions_of
 from calib.solve.influence import influence, stability
 from calib.solve.methods import Solved
-from calib.solve.unseen import unseen_gradient
+from calib.solve.shared import shared_errors
 from calib.tables.measurements import Measurements
+from calib.terms import term_rows
 
 Array = NDArray[np.float64]
 
@@ -97,28 +99,29 @@ def outcome(
     z = np.where(linked, centred[:n_nodes, 0] + faint - level[top.component] + anchors.offset[top.component], np.nan)
     mag = mag + np.where(star_component >= 0, anchors.offset[star_component] - level[star_component], 0.0)
     grow2 = solved.inflation**2
-    gradient = unseen_gradient(problem, solved, star_component, anchors)
+    shared = shared_errors(problem, solved, star_component, anchors)
     covariance = ZeropointCovariance(
         solved.equations, functional, top.component, solved.inflation[top.component], anchors.variance,
-        top.about_mean(faint), solved.beyond, linked, gradient.zeropoints,
+        top.about_mean(faint), solved.beyond, linked, shared.zeropoints,
     )  # fmt: skip
     z_err = np.sqrt(covariance.diagonal(spread.node[:n_nodes, 0, 0]))
     star_variance = np.maximum(spread.star[:, 0], 0.0)
     at = np.maximum(star_component, 0)
-    star_variance = star_variance * grow2[at] + anchors.variance[at] + (gradient.stars**2).sum(1)
+    star_variance = star_variance * grow2[at] + anchors.variance[at] + shared.star_variance
     mag_err = np.where(np.isfinite(mag), np.sqrt(star_variance), np.nan)
 
     per, base = _per_measurement_noise(problem, solved)
     zeropoints = _zeropoints(problem, measurements, solved, anchors, z, z_err, per, reference is not None)
     zeropoints = zeropoints.head(problem.n_exposures)
     stars = _stars(problem, solved, mag, mag_err, star_component, base)
-    model = _model(problem, solved)
-    values = _measurements(problem, measurements, unused, solved, Calibrator.of(zeropoints, model), mag, per)
+    model, terms = _model(problem, solved), term_rows(problem, solved)
+    calibrator = Calibrator.of(zeropoints, model, terms)
+    values = _measurements(problem, measurements, unused, solved, calibrator, mag, per)
     zeropoints = zeropoints.with_columns(_limiting_mag(problem, measurements, zeropoints, problem.n_exposures))
     components, warnings = _components(problem, top, anchors, star_component, reference is not None)
     return Outcome(
-        zeropoints.select([c for c in _ORDER if c in zeropoints.columns]), stars, _terms(problem, solved, anchors),
-        values, components, model, warnings, covariance,
+        zeropoints.select([c for c in _ORDER if c in zeropoints.columns]), stars, terms, values,
+        components, model, warnings, covariance,
     )  # fmt: skip
 
 
@@ -277,6 +280,9 @@ def _model(problem: Problem, solved: Solved) -> dict[str, Any]:
     learned: dict[str, Any] = {
         f"{kind}_degree_{g}_mag": p.scale**0.5 for kind, priors in kinds.items() for g, p in priors.items()
     }
+    if fit.instrument is not None:
+        for kind, prior in zip(KINDS, fit.instrument.priors, strict=False):
+            learned[f"{kind}_mag"] = prior.scale**0.5
     if terms.response is not None:
         learned["single_star_share"] = float(terms.response.shares[0])
     if terms.levels is not None:
@@ -292,9 +298,19 @@ def _model(problem: Problem, solved: Solved) -> dict[str, Any]:
         "variable_share": None if noise.tails.is_normal else float(1.0 - noise.shares[0]),
         "error_flux_coupling": fit.error_coupling,
         "surface_degree": fit.design.degree,
+        "color_scale": _color_scale(solved),
         "seeing_response": fit.design.star_block == 2,
         "learned": learned,
     }
+
+
+def _color_scale(solved: Solved) -> list[float] | None:
+    """Zero and limit, mag, of the colours that slopes of detectors multiply; None without these."""
+    instrument = solved.fit.instrument
+    if instrument is None or instrument.columns.n_kinds < 2:
+        return None
+    scale = instrument.columns.camera.scale
+    return None if scale is None else [scale.zero, scale.limit]
 
 
 def _measurements(
@@ -316,6 +332,7 @@ def _measurements(
 
     graph, star_of = problem.graph, problem.graph.star()
     xy = problem.xy if solved.fit.design.degree > 0 else None
+    shifted = solved.fit.equations.m  # with the terms of the instrument
     solvable = np.isfinite(calibrator.zeropoint)
     for start in range(0, problem.m.size, ROWS):
         at: Any = slice(start, start + ROWS)
@@ -323,7 +340,7 @@ def _measurements(
             at = start + np.flatnonzero(graph.exposure[at] < problem.n_exposures)
         row, star, node = graph.order[at], star_of[at], graph.exposure[at]
         places = None if xy is None else xy[at]
-        put(row, star, *calibrator.at_places(problem.m[at], problem.err[at], node, places, b[star]))
+        put(row, star, *calibrator.at_places(shifted[at], problem.err[at], node, places, b[star]))
         out.weight[row] = np.where(solvable[node], per.weight[at], 0.0)
         out.outlier_probability[row] = per.outlier[at]
         out.used[row] = solvable[node]
@@ -402,49 +419,3 @@ def _components(
         if missing:
             warnings.append(f"{missing} components hold no reference star: their scale is relative")
     return rows, warnings
-
-
-def _terms(problem: Problem, solved: Solved, anchors: Anchors) -> pl.DataFrame:
-    """Extinction of every night and band, and the slope with seeing of every band.
-
-    Their errors are enlarged as those of the zero-points are that they rest on, by the mean over these exposures.
-    """
-    schema = {
-        "name": pl.String,
-        "band": pl.String,
-        "detector": pl.String,
-        "night": pl.Int64,
-        "value": pl.Float64,
-        "err": pl.Float64,
-    }
-    levels = solved.fit.terms.border.levels
-    if levels is None:
-        return pl.DataFrame(schema=schema)
-    theta = solved.fit.estimate.theta[:, 0]
-    variance = solved.spread.node[:, 0, 0]
-    night = problem.night
-    assert night is not None
-    grow2 = solved.inflation[solved.equations.topology.component[levels.node]] ** 2
-    night_grow2 = np.bincount(levels.group, grow2) / np.bincount(levels.group)
-    of_band = levels.band[levels.group]
-    n_of_band = np.bincount(of_band, minlength=levels.n_bands)
-    band_grow2 = np.bincount(of_band, grow2, levels.n_bands) / np.maximum(n_of_band, 1)
-    rows: list[tuple[Any, ...]] = []
-    first = np.unique(levels.group, return_index=True)[1]
-    for g in range(levels.n_groups):
-        hub = int(levels.slope(np.array([g]))[0])
-        rows.append(
-            (
-                "extinction",
-                problem.bands[levels.band[g]],
-                "",
-                int(night[levels.node[first[g]]]),
-                theta[hub],
-                np.sqrt(variance[hub] * night_grow2[g]),
-            )
-        )
-    for b in range(levels.n_bands):
-        hub = int(levels.band_hub(2, np.array([b], np.int32))[0])
-        grown = band_grow2[b] if n_of_band[b] else 1.0
-        rows.append(("seeing", problem.bands[b], "", None, theta[hub], np.sqrt(variance[hub] * grown)))
-    return pl.DataFrame(rows, schema=schema, orient="row")

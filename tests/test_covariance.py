@@ -81,7 +81,7 @@ def test_differences_of_exposures_scatter_as_the_covariance_says():
         noisy = table.with_columns(mag=pl.Series(18.0 + star / 50 + rng.normal(0, 0.01, star.size)))
         solution = calibrate(noisy, config=config)
         drawn.append(solution.frames["zeropoints"]["zeropoint"].to_numpy())
-    parts = replace(solution.covariances, grow=np.ones(8), beyond=np.zeros(8), gradient=np.zeros((8, 2)))
+    parts = replace(solution.covariances, grow=np.ones(8), beyond=np.zeros(8), patterns=np.zeros((8, 2)))
     wanted = parts.between(np.arange(8))
     scale = np.sqrt(np.diag(wanted))
     assert np.abs((np.cov(np.array(drawn).T) - wanted) / np.outer(scale, scale)).max() < 5 * np.sqrt(2 / 300)

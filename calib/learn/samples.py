@@ -116,7 +116,8 @@ def load(path: Path) -> Sample:
     """Read a sample that `save` wrote. Pickle: only from a folder of one's own."""
     seed, problem, fit, w, prior, truth = pickle.loads(path.read_bytes())
     topology = Topology(fit.design, fit.terms.border.hubs)
-    fit = replace(fit, equations=NormalEquations(fit.design, problem.m, w, prior, topology))
+    m = problem.m if fit.instrument is None else fit.instrument.added_to(problem.m)
+    fit = replace(fit, equations=NormalEquations(fit.design, m, w, prior, topology))
     return Sample(seed, problem, fit, truth)
 
 

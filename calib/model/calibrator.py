@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from calib.model.camera import ColorScale, DetectorTerms
 from calib.model.field import Field, Places
 from calib.model.problem import standardised
 
@@ -36,6 +37,8 @@ class Calibrator:
         Places in the field; None without surfaces.
     detectors
         Names of the detectors whose bounds the field holds, in its order.
+    instrument
+        Terms of detectors; None without any.
     """
 
     zeropoint: Array
@@ -48,10 +51,11 @@ class Calibrator:
     centre_dec: Array | None
     field: Field | None
     detectors: list[str]
+    instrument: DetectorTerms | None
 
     @classmethod
-    def of(cls, zeropoints: pl.DataFrame, model: dict[str, Any]) -> Calibrator:
-        """From a table of zero-points and the ``model`` of run.json."""
+    def of(cls, zeropoints: pl.DataFrame, model: dict[str, Any], terms: pl.DataFrame) -> Calibrator:
+        """From the tables of zero-points and terms, and the ``model`` of run.json."""
 
         def column(name: str, missing: float) -> Array:
             if name not in zeropoints.columns:
@@ -64,11 +68,14 @@ class Calibrator:
         scale = model["seeing_scale"]
         seeing = np.zeros(zeropoints.height) if scale is None else standardised(column("seeing", np.nan), tuple(scale))
         sky = field is not None and field.kind == "sky"
+        color = model.get("color_scale")
+        instrument = DetectorTerms.of(terms, zeropoints["band"], None if color is None else ColorScale(*color))
         return cls(
             column("zeropoint", np.nan), column("zeropoint_err", np.nan), column("error_scale", 1.0),
             floor**2 + np.nan_to_num(column("excess_noise", 0.0)) ** 2,
             np.stack([np.nan_to_num(column(c, 0.0)) for c in SURFACE_COLUMNS], 1), seeing,
             column("ra", np.nan) if sky else None, column("dec", np.nan) if sky else None, field, model["detectors"],
+            instrument,
         )  # fmt: skip
 
     def __call__(self, frame: pl.DataFrame, node: NDArray[np.integer], response: Array) -> tuple[Array, Array]:
@@ -80,7 +87,7 @@ class Calibrator:
         Parameters
         ----------
         frame
-            mag, mag_err, and x, y, ra, dec, detector where the field needs them.
+            mag, mag_err, and x, y, ra, dec, detector, color where the terms need them.
         node
             (n,), node of each row, -1 for none.
         response
@@ -88,12 +95,15 @@ class Calibrator:
         """
         at = np.where(node >= 0, node, 0)
         xy = self._places(frame, at) if self.field is not None and self.surface.any() else None
-        return self.at_places(frame["mag"].to_numpy(), frame["mag_err"].to_numpy(), node, xy, response)
+        mag = frame["mag"].to_numpy()
+        if self.instrument is not None:
+            mag = mag + self.instrument(frame, at)
+        return self.at_places(mag, frame["mag_err"].to_numpy(), node, xy, response)
 
     def at_places(
         self, mag: Array, mag_err: NDArray[np.floating], node: NDArray[np.integer], xy: Places | None, response: Array
     ) -> tuple[Array, Array]:
-        """The same for measurements whose places in the field (n, 2) are known already."""
+        """The same of magnitudes with the instrument's terms, whose places in the field (n, 2) are known already."""
         at = np.where(node >= 0, node, 0)
         known = node >= 0
         value = mag + np.where(known, self.zeropoint[at], np.nan)

@@ -68,6 +68,7 @@ def with_catalogue(problem: Problem, reference: pl.DataFrame) -> Problem:
         response=_longer(problem.response, np.zeros(more)),
         airmass=_longer(problem.airmass, np.full(more, np.nan)),
         log_seeing=_longer(problem.log_seeing, np.zeros(more)),
+        camera=None if problem.camera is None else problem.camera.with_catalogue(place),
     )
 
 

@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from calib.config import Config
+from calib.model.camera import Camera
 from calib.model.field import Field, Places
 from calib.model.rows import Rows, detector_codes
 from calib.tables.measurements import Measurements
@@ -57,6 +58,8 @@ class Problem:
         Nodes at the end that are no exposures but catalogues of reference stars (`calib.model.catalogue`).
     survey_nodes
         (E,), number of each node in the survey that this is a part of; None where it is the survey.
+    camera
+        Detectors and colours of the measurements; None with one detector, or where each has its zero-point.
     """
 
     graph: MeasurementGraph
@@ -76,6 +79,7 @@ class Problem:
     log_seeing: Array
     n_catalogue: int = 0
     survey_nodes: NDArray[np.int64] | None = None
+    camera: Camera | None = None
 
     @classmethod
     def of(cls, measurements: Measurements, config: Config) -> Problem:
@@ -109,6 +113,7 @@ class Problem:
         return cls(
             graph, rows, m, err, stars, nodes, band, bands, night, xy, field, response, seeing_scale,
             airmass if np.isfinite(airmass).any() else None, _log_seeing(nodes),
+            camera=None if "detector" in nodes.columns else Camera.of(frame, take, rows),
         )  # fmt: skip
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import polars as pl
 
@@ -84,7 +85,7 @@ def terms(material: Material) -> Table | None:
     if not frame.height:
         return None
     rows = [
-        [str(row["name"]), str(row["band"] or "all"), fixed(row["value"], 4), fixed(row["err"], 4)]
+        [_said(row), str(row["band"] or "all"), fixed(row["value"], 4), fixed(row["err"], 4)]
         for row in frame.iter_rows(named=True)
     ]
     return Table(
@@ -94,6 +95,10 @@ def terms(material: Material) -> Table | None:
         "Magnitudes per unit of what the term multiplies; all of them are in terms.ecsv.",
         frozenset({2, 3}),
     )
+
+
+def _said(row: dict[str, Any]) -> str:
+    return " ".join(filter(None, (str(row["name"]).replace("_", " "), str(row.get("detector") or ""))))
 
 
 def weak(rows: list[list[str]]) -> Table | None:

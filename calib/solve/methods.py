@@ -16,7 +16,7 @@ from calib.solve.border import Border
 from calib.solve.clusters import bootstrap_variances
 from calib.solve.normal import NormalEquations, Prior, Spread, Topology
 from calib.solve.robust import RobustFit, fit, stated_spread
-from calib.solve.select import Trial, border_of, design_of, robust_fit
+from calib.solve.select import Trial, border_of, design_of, instrument_of, robust_fit
 from calib.solve.split import Half
 from calib.solve.terms import Terms
 
@@ -88,9 +88,11 @@ def refit(problem: Problem, like: RobustFit, config: Config) -> RobustFit:
     noise = like.noise.copy() if problem.survey_nodes is None else like.noise.at(problem.survey_nodes)
     design = design_of(problem, like.design.degree, like.design.star_block == 2)
     border = border_of(problem, design, config)
+    known = like.instrument
+    instrument = instrument_of(problem, design, known, 0 if known is None else known.columns.n_kinds)
     return fit(
         design, problem.m, problem.err, problem.band, border, noise=noise, terms=Terms(design, border).like(like.terms),
-        max_passes=min(config.max_passes, REFIT_PASSES), tolerance=config.tolerance,
+        instrument=instrument, max_passes=min(config.max_passes, REFIT_PASSES), tolerance=config.tolerance,
     )  # fmt: skip
 
 

@@ -254,6 +254,13 @@ class NormalEquations:
         kernels.right_hand_side(*self._sorted, np.asarray(m, float), self.w, self.star_inverse, *self._place, out)
         return self.factor.solve(out)
 
+    def left_of(self, m: Array) -> Array:
+        """(n,), what the solve leaves of m (n,) when there is nothing else in the magnitudes and in the prior."""
+        left, stars = np.empty(m.size), np.empty((self.design.n_stars, self.design.star_block))
+        theta = self.response_to(m)
+        kernels.back_substitute(*self._sorted, m, self.w, self.star_inverse, *self._place, theta, stars, left)
+        return left
+
     @property
     def _m_beyond_prior(self) -> Array:
         """Magnitudes, moved, less the response that the prior expects of each star."""

@@ -13,6 +13,7 @@ from calib.model.errors import freed_errors
 from calib.model.noise import LARGE, NoiseModel, Weighted, weigh
 from calib.solve.border import Border
 from calib.solve.design import Design
+from calib.solve.instrument import Instrument
 from calib.solve.normal import Estimate, NormalEquations, Prior, Spread, Topology
 from calib.solve.terms import Terms
 
@@ -54,6 +55,7 @@ class RobustFit:
     converged: bool
     change: float
     stated: NormalEquations | None = None
+    instrument: Instrument | None = None
 
     @property
     def resisting(self) -> NDArray[np.floating]:
@@ -134,6 +136,7 @@ def fit(
     start: Estimate | None = None,
     noise: NoiseModel | None = None,
     terms: Terms | None = None,
+    instrument: Instrument | None = None,
     max_passes: int = 60,
     tolerance: float = 0.02,
     progress: Callable[[int, float], None] | None = None,
@@ -154,11 +157,16 @@ def fit(
         Residuals to begin from; least absolute deviations when not given.
     noise, terms
         To begin from.
+    instrument
+        Terms of the instrument, to begin from and to learn; none when not given.
     tolerance
         Largest root mean square change of z / sigma_z in the last pass.
     """
     topology = topology or Topology(design, border.hubs)
     star_ptr, node = design.graph.star_ptr, design.graph.exposure
+    raw = m
+    if instrument is not None:
+        m = instrument.added_to(raw)
     if start is None:
         start = absolute_start(design, m, err, Topology(design))
     noise = noise or start_noise(design, err, start.residual, band)
@@ -177,7 +185,10 @@ def fit(
     for n_pass in range(1, max_passes + 1):
         step = _ScoringStep(design, m, weighted.w, residual, noise.information, prior, topology)
         del residual
-        estimate, spread = step.estimate(), step.equations.spread()
+        estimate = step.estimate()
+        if instrument is not None:
+            instrument.link(n_pass, step.equations)
+        spread = step.equations.spread()
         z = step.equations.centred(estimate.theta)[: design.n_nodes, 0]
         sigma = np.sqrt(np.maximum(spread.node[: design.n_nodes, 0, 0], 1e-20))
         if before is not None:
@@ -193,6 +204,9 @@ def fit(
         if n_pass in FREEING_PASSES:
             err, coupling = freed_errors(node, m, reported, estimate.residual, design.n_nodes)
         residual = estimate.residual
+        if instrument is not None:
+            instrument.step(step.equations, residual + step.moved)
+            m = instrument.added_to(raw)
         prediction, leverage = spread.prediction, step.equations.w * spread.prediction
         if lone.size:
             # of what nothing else is seen together with there is no prediction, and rounding must not pass for one
@@ -209,12 +223,15 @@ def fit(
     # small surveys may go on trading one part of a variance for another, to which zero-points are deaf
     converged = converged or change < 0.5 * tolerance
     evidence = _evidence(design, noise, terms, step.equations, estimate, err)
+    if instrument is not None:
+        instrument.settle(step.equations)
+        evidence += instrument.log_density()
     step.equations.moved = None  # of these the inverse alone is asked for from here on
     w = step.equations.w / np.asarray(step.information, step.equations.w.dtype)
     return RobustFit(
         design, noise, terms, prior, replace(weighted, w=w), err, coupling,
         NormalEquations(design, m, w, prior, topology), estimate, spread, evidence, n_pass, converged, change,
-        step.equations,
+        step.equations, instrument,
     )  # fmt: skip
 
 
@@ -231,15 +248,15 @@ class _ScoringStep:
         prior: Prior, topology: Topology,
     ) -> None:  # fmt: skip
         self.information = information
-        self._moved = residual * np.asarray(1.0 / information - 1.0, residual.dtype)
+        self.moved = residual * np.asarray(1.0 / information - 1.0, residual.dtype)
         w *= np.asarray(information, w.dtype)
-        self.equations = NormalEquations(design, m, w, prior, topology, self._moved)
+        self.equations = NormalEquations(design, m, w, prior, topology, self.moved)
 
     def estimate(self) -> Estimate:
         """Of the magnitudes as they are."""
         found = self.equations.estimate()
         residual = found.residual
-        residual -= self._moved.astype(residual.dtype, copy=False)
+        residual -= self.moved.astype(residual.dtype, copy=False)
         return found
 
 

@@ -14,6 +14,7 @@ from calib.memory import give_back
 from calib.model.problem import Problem
 from calib.solve.border import Border
 from calib.solve.design import BLOCK_SIZES, Design
+from calib.solve.instrument import Instrument
 from calib.solve.normal import Topology
 from calib.solve.robust import RobustFit, absolute_start, fit
 from calib.solve.terms import Terms
@@ -38,12 +39,14 @@ class Trial:
     degree: int
     response: bool
     evidence: float
+    instrument: int = 0
 
     @property
     def name(self) -> str:
         """As run.json and the report call it."""
         surface = ("no surface", "plane", "quadratic")[self.degree]
-        return surface + (" + seeing response" if self.response else "")
+        instrument = ("", " + detectors' offsets", " + detectors' offsets and colours")[self.instrument]
+        return surface + instrument + (" + seeing response" if self.response else "")
 
 
 def design_of(problem: Problem, degree: int, response: bool) -> Design:
@@ -65,6 +68,21 @@ def candidates(problem: Problem, config: Config) -> tuple[list[int], list[bool]]
     if problem.response is None:
         responses = [False]
     return degrees, responses
+
+
+def instrument_of(problem: Problem, design: Design, like: Instrument | None, n_kinds: int) -> Instrument | None:
+    """Terms of the instrument for the measurements of a problem, beginning from what is known; None without any."""
+    if n_kinds == 0 or problem.camera is None:
+        return None
+    return Instrument(problem.camera, design, problem.band, n_kinds).like(like)
+
+
+def kinds_of_instrument(problem: Problem, config: Config) -> list[int]:
+    """Numbers of kinds of the instrument's terms that the data allow and the configuration leaves open."""
+    asked = {"auto": [0, 1, 2], "off": [0], "offset": [1], "color": [2]}[config.instrument]
+    camera = problem.camera
+    most = 0 if camera is None else 1 if camera.color is None else 2
+    return [k for k in asked if k <= most] or [most]
 
 
 def robust_fit(
@@ -91,11 +109,13 @@ def robust_fit(
     whole = plain.with_terms(degree, problem.response if response else None)
     border = border_of(problem, whole, config)
     terms = Terms(whole, border).like(best.terms)
-    del best, part, small, plain, topology  # the whole survey needs the room
+    known = best.instrument
+    instrument = instrument_of(problem, whole, known, 0 if known is None else known.columns.n_kinds)
+    del best, known, part, small, plain, topology  # the whole survey needs the room
     give_back()
     step = (lambda n, change: progress("all measurements", n, change)) if progress else None
     final = fit(
-        whole, problem.m, problem.err, problem.band, border, noise=noise, terms=terms,
+        whole, problem.m, problem.err, problem.band, border, noise=noise, terms=terms, instrument=instrument,
         max_passes=config.max_passes, tolerance=config.tolerance, progress=step,
     )  # fmt: skip
     return final, trials
@@ -114,29 +134,34 @@ def _tried(
     """The best of all trials on one problem, and what was tried; ``plain`` is its design without terms."""
     start = absolute_start(plain, part.m, part.err, topology)
     trials: list[Trial] = []
-    best: RobustFit | None = None
-
-    def attempt(degree: int, response: bool, best: RobustFit | None) -> RobustFit:
+    def attempt(degree: int, response: bool, best: RobustFit | None, kinds: int) -> RobustFit:
         design = design_of(part, degree, response)
-        name = Trial(degree, response, 0.0).name
+        name = Trial(degree, response, 0.0, kinds).name
         step = (lambda n, change: progress(name, n, change)) if progress else None
         border = border_of(part, design, config)
         found = fit(
             design, part.m, part.err, part.band, border, start=start,
             max_passes=config.max_passes, tolerance=config.tolerance, noise=None if best is None else best.noise.copy(),
             terms=None if best is None else Terms(design, border).like(best.terms), progress=step,
+            instrument=instrument_of(part, design, None if best is None else best.instrument, kinds),
         )  # fmt: skip
-        trials.append(Trial(degree, response, found.evidence))
+        trials.append(Trial(degree, response, found.evidence, kinds))
         return found
 
-    for degree in degrees:
-        found = attempt(degree, False, best)
-        if best is not None and found.evidence < best.evidence + GAIN:
+    kinds, *more = kinds_of_instrument(part, config)
+    best = attempt(degrees[0], False, None, kinds)
+    for n in more:  # first, since what all exposures share would pass for the surface of each
+        found = attempt(degrees[0], False, best, n)
+        if found.evidence < best.evidence + GAIN:
+            break
+        best, kinds = found, n
+    for degree in degrees[1:]:
+        found = attempt(degree, False, best, kinds)
+        if found.evidence < best.evidence + GAIN:
             break
         best = found
-    assert best is not None
     if True in responses:
-        found = attempt(best.design.degree, True, best)
+        found = attempt(best.design.degree, True, best, kinds)
         assert found.terms.response is not None
         gain = found.terms.response.gain
         trials[-1] = replace(trials[-1], evidence=best.evidence + gain)
@@ -205,4 +230,5 @@ def subset(problem: Problem, keep: NDArray[np.bool_]) -> Problem:
     return replace(
         problem, graph=smaller, m=problem.m[keep], err=problem.err[keep],
         xy=None if problem.xy is None else problem.xy[keep], stars=problem.stars.filter(counts > 0),
+        camera=None if problem.camera is None else problem.camera[keep],
     )  # fmt: skip

@@ -152,7 +152,11 @@ _MEASUREMENTS = (
 )
 
 _TERMS = (
-    OutputColumn("name", "string", "", "Term.", "meta.id", True),
+    OutputColumn(
+        "name", "string", "",
+        "extinction (mag per airmass), seeing (per ln), detector_offset (mag), detector_color (per mag of colour).",
+        "meta.id", True,
+    ),  # fmt: skip
     OutputColumn("band", "string", "", "Band; empty where it is for all.", "meta.id;instr.bandpass", True),
     OutputColumn("detector", "string", "", "Detector; empty where it is for all.", "meta.id;instr.det", True),
     OutputColumn("night", "int64", "", "Night; missing where it is for all.", "time.period", True),

@@ -30,6 +30,9 @@ def zeropoints(surface=True, sky=False, seeing=True):
     return pl.DataFrame(columns)
 
 
+NO_TERMS = pl.DataFrame()
+
+
 def model(field=None, scale=(1.5, 0.5), detectors=()):
     made = {
         "field": None if field is None else field.to_json(),
@@ -46,7 +49,7 @@ def basis(x, y):
 
 def test_zero_point_alone():
     frame = pl.DataFrame({"mag": [15.0, 16.0, 17.0, 18.0], "mag_err": np.array([0.01, 0.02, 0.03, 0.04], np.float32)})
-    calibrator = Calibrator.of(zeropoints(surface=False, seeing=False), model(scale=None))
+    calibrator = Calibrator.of(zeropoints(surface=False, seeing=False), model(scale=None), NO_TERMS)
     mag, err = calibrator(frame, np.array([0, 2, 1, -1]), np.zeros(4))
     np.testing.assert_allclose(mag, [15.1, 15.8, np.nan, np.nan])
     expected = [
@@ -59,7 +62,7 @@ def test_zero_point_alone():
 
 def test_responses_are_taken_off():
     frame = pl.DataFrame({"mag": [15.0, 15.0], "mag_err": [0.01, 0.01]})
-    calibrator = Calibrator.of(zeropoints(surface=False), model())
+    calibrator = Calibrator.of(zeropoints(surface=False), model(), NO_TERMS)
     mag, _ = calibrator(frame, np.array([0, 2]), np.array([-0.05, -0.05]))
     h = (1.0**2 - 1.5) / 0.5
     np.testing.assert_allclose(mag, [15.0 + 0.1 + 0.05 * h, 15.0 - 0.2])  # nothing where the seeing is unknown
@@ -78,7 +81,7 @@ def test_surfaces_on_detectors(detectors):
     if detectors == 2:
         frame = frame.with_columns(detector=pl.Series([names[d] for d in which]))
     table, node = zeropoints(seeing=False), np.array([0, 2, 2])
-    calibrator = Calibrator.of(table, model(field, None, names[:detectors] if detectors == 2 else ()))
+    calibrator = Calibrator.of(table, model(field, None, names[:detectors] if detectors == 2 else ()), NO_TERMS)
     mag, _ = calibrator(frame, node, np.zeros(3))
     surface = table.select(SURFACE_COLUMNS).to_numpy()
     for i in range(3):
@@ -93,7 +96,7 @@ def test_surfaces_on_the_sky():
     table, node = zeropoints(sky=True, seeing=False), np.array([0, 2, 2])
     ra, dec = np.array([10.3, 0.5, 359.8]), np.array([0.2, -60.1, -59.9])
     frame = pl.DataFrame({"mag": [15.0] * 3, "mag_err": [0.01] * 3, "ra": ra, "dec": dec})
-    mag, _ = Calibrator.of(table, model(field, None))(frame, node, np.zeros(3))
+    mag, _ = Calibrator.of(table, model(field, None), NO_TERMS)(frame, node, np.zeros(3))
     xi, eta = tangent_offsets(ra, dec, table["ra"].to_numpy()[node], table["dec"].to_numpy()[node])
     surface = table.select(SURFACE_COLUMNS).to_numpy()
     for i in range(3):
@@ -103,11 +106,11 @@ def test_surfaces_on_the_sky():
 
 def test_the_input_is_not_changed():
     frame = pl.DataFrame({"mag": [15.0, 15.0], "mag_err": [0.01, 0.01]})
-    Calibrator.of(zeropoints(surface=False), model())(frame, np.array([0, 2]), np.full(2, 0.1))
+    Calibrator.of(zeropoints(surface=False), model(), NO_TERMS)(frame, np.array([0, 2]), np.full(2, 0.1))
     assert frame["mag"].to_list() == [15.0, 15.0]
 
 
 def test_no_rows_and_no_nodes():
     frame = pl.DataFrame({"mag": [], "mag_err": []}, schema={"mag": pl.Float64, "mag_err": pl.Float32})
-    mag, err = Calibrator.of(zeropoints(), model())(frame, np.zeros(0, int), np.zeros(0))
+    mag, err = Calibrator.of(zeropoints(), model(), NO_TERMS)(frame, np.zeros(0, int), np.zeros(0))
     assert mag.size == err.size == 0

@@ -82,5 +82,5 @@ def test_surfaces_have_their_own_prior():
     on, off = (
         calibrate(frame, config=Config(method="robust", surface=surface, score=False)) for surface in ("plane", "off")
     )
-    assert not on.covariances.gradient.any()
-    assert off.covariances.gradient.any()
+    assert not on.covariances.patterns.any()
+    assert off.covariances.patterns.any()

@@ -8,7 +8,7 @@ import pytest
 
 from calib import Config
 from calib.model.problem import Problem
-from calib.outcome import _terms
+from calib.terms import term_rows
 from calib.solve.methods import solve_robust
 from calib.tables import read_measurements
 
@@ -29,8 +29,8 @@ def nights():
 
 def test_errors_of_terms_grow_with_those_of_the_zeropoints(nights):
     problem, solved = nights
-    bare = _terms(problem, replace(solved, inflation=np.ones(2)), None)
-    grown = _terms(problem, replace(solved, inflation=np.array([3.0, 1.0])), None)
+    bare = term_rows(problem, replace(solved, inflation=np.ones(2)))
+    grown = term_rows(problem, replace(solved, inflation=np.array([3.0, 1.0])))
     assert bare["name"].to_list() == ["extinction", "extinction", "seeing"]
     ratio = (grown["err"] / bare["err"]).to_numpy()
     # three of the first night's six exposures are of the first component, all of the second's, seven of all ten

@@ -1,0 +1,141 @@
+"""On which detector every measurement was made, and in what colour of star: what terms of the instrument need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from calib.model.rows import ROWS, Rows
+
+KINDS = ("detector_offset", "detector_color")
+"""Terms of the instrument by the name that terms.ecsv gives them: mag, and mag per mag of colour."""
+FAR_COLOR = 4.0
+"""Colours count as no further from the median than this many times half the range of the middle two thirds."""
+
+
+@dataclass(frozen=True)
+class ColorScale:
+    """How colours are counted: from their median, and no further than a limit.
+
+    Attributes
+    ----------
+    zero, limit
+        mag.
+    """
+
+    zero: float
+    limit: float
+
+    @classmethod
+    def of(cls, color: NDArray[np.floating]) -> ColorScale | None:
+        """From all colours; None where they are not known or all alike."""
+        known = color[np.isfinite(color)]
+        if known.size < 3:
+            return None
+        low, zero, high = np.quantile(known, (1 / 6, 0.5, 5 / 6))
+        return cls(float(zero), float(FAR_COLOR * 0.5 * (high - low))) if high > low else None
+
+    def __call__(self, color: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Colours (n,) as the terms take them, mag; 0 where unknown."""
+        return np.asarray(np.nan_to_num(np.clip(color - self.zero, -self.limit, self.limit)), np.float32)
+
+
+@dataclass(frozen=True)
+class DetectorTerms:
+    """Solved terms of the instrument, ready to be added to magnitudes.
+
+    Attributes
+    ----------
+    detectors
+        Their names.
+    value
+        (E, kinds, D + 1), of the band of each node, mag; the last detector is one that was not solved.
+    scale
+        Of colours, where they are asked for.
+    """
+
+    detectors: list[str]
+    value: NDArray[np.float64]
+    scale: ColorScale | None
+
+    @classmethod
+    def of(cls, terms: pl.DataFrame, bands: pl.Series, scale: ColorScale | None) -> DetectorTerms | None:
+        """From a table of terms and the band of each node; None where it has none of detectors."""
+        if "name" not in terms.columns:
+            return None
+        kinds = KINDS if scale is not None else KINDS[:1]
+        terms = terms.filter(pl.col("name").is_in(kinds))
+        if not terms.height:
+            return None
+        detectors = terms["detector"].unique().sort().to_list()
+        names = bands.cast(pl.String).unique().sort().to_list()
+        table = np.zeros((len(names) + 1, len(kinds), len(detectors) + 1))
+        for name, band, detector, value in terms.select("name", "band", "detector", "value").iter_rows():
+            if band in names:
+                table[names.index(band), kinds.index(name), detectors.index(detector)] = value
+        place = bands.cast(pl.String).replace_strict(names, list(range(len(names))), return_dtype=pl.Int64).to_numpy()
+        return cls(detectors, table[place], scale)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns of a measurement that they take."""
+        return ("detector",) if self.scale is None else ("detector", "color")
+
+    def __call__(self, frame: pl.DataFrame, node: NDArray[np.integer]) -> NDArray[np.float64]:
+        """What is added to the magnitudes of rows of these nodes, (n,), mag."""
+        known = pl.DataFrame({"detector": self.detectors}).with_row_index("at")
+        named = frame.select(pl.col("detector").cast(pl.String))
+        at = named.join(known, on="detector", how="left", maintain_order="left")["at"]
+        d = at.fill_null(len(self.detectors)).to_numpy()
+        out = self.value[node, 0, d]
+        if self.scale is not None:
+            out = out + self.value[node, 1, d] * self.scale(frame["color"].to_numpy())
+        return np.asarray(out)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Of every measurement of the solve, sorted by star.
+
+    Attributes
+    ----------
+    names
+        Of the detectors, two or more.
+    detector
+        Small integers (n,), place among the names; their number for a row that no detector made.
+    color
+        float32 (n,), colour of the star, mag, counted as ``scale`` says; None where unknown.
+    scale
+        Of colours; None where unknown.
+    """
+
+    names: list[str]
+    detector: NDArray[np.unsignedinteger]
+    color: NDArray[np.float32] | None = None
+    scale: ColorScale | None = None
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame, take: NDArray[np.integer], rows: Rows) -> Camera | None:
+        """Of the rows ``take``; None where there are not two detectors."""
+        if rows.detectors is None or rows.detector is None or len(rows.detectors) < 2:
+            return None
+        names = rows.detectors.cast(pl.String).to_list()
+        detector = rows.detector[take].astype(np.min_scalar_type(len(names)))
+        color, scale = None, None
+        if "color" in frame.columns:
+            given = frame["color"].to_numpy()
+            scale = ColorScale.of(given[:: max(given.size // ROWS, 1)])
+            color = None if scale is None else scale(given[take])
+        return cls(names, detector, color, scale)
+
+    def __getitem__(self, keep: NDArray[np.bool_]) -> Camera:
+        """Of some measurements only."""
+        return replace(self, detector=self.detector[keep], color=None if self.color is None else self.color[keep])
+
+    def with_catalogue(self, place: NDArray[np.integer]) -> Camera:
+        """With rows of a catalogue before each of these places."""
+        color = None if self.color is None else np.insert(self.color, place, 0.0)
+        return replace(self, detector=np.insert(self.detector, place, len(self.names)), color=color)

@@ -1,0 +1,254 @@
+"""Terms of the instrument: what each detector adds to the magnitudes of a band, in every exposure alike.
+
+    calibrated magnitude = m + z_e + ... + o_bd + k_bd (colour - median colour)
+
+Offsets o and slopes k of detector d in band b are t-distributed about zero with scales that are restricted-likelihood
+estimates. They border the normal equations: with Phi the columns of all terms and P what zero-points and stars make of
+a column, ``G = Phi' W (1 - P) Phi`` is the precision that measurements give to the terms when all else is solved for.
+A step is ``(G + 1/S)^-1 (Phi' W r - o / S)``; G is kept for some passes, as weights hardly change it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from calib.model.camera import Camera
+from calib.model.priors import GroupPrior
+from calib.solve.design import Design
+from calib.solve.normal import NormalEquations
+
+Array = NDArray[np.float64]
+
+LINK_PASSES = (1, 3, 6, 12, 24)
+"""Passes in which G is made anew: in each as many solves as there are columns."""
+
+# ruff: noqa: D103 - each kernel's one line stands in its comment
+
+
+@njit(cache=True, nogil=True)
+def _add(node, band, detector, color, value, m, out):  # type: ignore[no-untyped-def]
+    # out (n) = m with the terms' value (B, F, D + 1)
+    F = value.shape[1]
+    for i in range(node.size):
+        b, d = band[node[i]], detector[i]
+        term = value[b, 0, d]
+        if F == 2:
+            term += value[b, 1, d] * color[i]
+        out[i] = m[i] + term
+
+
+@njit(cache=True, nogil=True)
+def _sums(node, band, detector, color, w, x, out):  # type: ignore[no-untyped-def]
+    # out (B, F, D + 1) = Phi' (w x)
+    F = out.shape[1]
+    for i in range(node.size):
+        if w[i] == 0.0:
+            continue
+        b, d = band[node[i]], detector[i]
+        value = np.float64(w[i]) * x[i]
+        out[b, 0, d] += value
+        if F == 2:
+            out[b, 1, d] += value * color[i]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Phi, as it is stored: of every measurement its detector and its colour, of every node its band.
+
+    Attributes
+    ----------
+    node, band
+        int32 (n,), (E,).
+    camera
+        Detectors and colours.
+    n_kinds
+        F: 1, offsets alone, or 2, slopes with colour too.
+    """
+
+    node: NDArray[np.int32]
+    band: NDArray[np.int32]
+    camera: Camera
+    n_kinds: int
+
+    @property
+    def n_detectors(self) -> int:
+        """D."""
+        return len(self.camera.names)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(B, F, D + 1), of values; the last detector is none and stays zero."""
+        return int(self.band.max(initial=0)) + 1, self.n_kinds, self.n_detectors + 1
+
+    @property
+    def _places(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.unsignedinteger], NDArray[np.float32]]:
+        color = self.camera.color
+        return self.node, self.band, self.camera.detector, np.zeros(1, np.float32) if color is None else color
+
+    def times(self, value: Array) -> Array:
+        """``Phi value`` (n,), for value (B, F, D + 1)."""
+        out = np.empty(self.node.size)
+        _add(*self._places, value, np.zeros(self.node.size), out)
+        return out
+
+    def added_to(self, m: Array, value: Array) -> Array:
+        """``m + Phi value`` (n,)."""
+        out = np.empty(self.node.size)
+        _add(*self._places, value, m, out)
+        return out
+
+    def sums(self, w: NDArray[np.floating], x: NDArray[np.floating]) -> Array:
+        """``Phi' (w x)`` (B, F, D + 1)."""
+        out = np.zeros(self.shape)
+        _sums(*self._places, w, x, out)
+        return out
+
+
+def links(columns: Columns, equations: NormalEquations) -> Array:
+    """G (B, F D, F D), 1/mag^2: of the terms when zero-points, stars and local terms are solved for.
+
+    Bands share no unknown but the terms' priors, so that one detector's columns of all bands are solved for at once.
+    """
+    B, F, D = columns.shape[0], columns.n_kinds, columns.n_detectors
+    grid = np.zeros((B, F, D, F, D))
+    for f in range(F):
+        for d in range(D):
+            unit = np.zeros(columns.shape)
+            unit[:, f, d] = 1.0
+            left = equations.left_of(columns.times(unit))
+            grid[:, :, :, f, d] = columns.sums(equations.w, left)[:, :, :D]
+    out = grid.reshape(B, F * D, F * D)
+    return np.asarray(0.5 * (out + out.transpose(0, 2, 1)))
+
+
+class Instrument:
+    """Values of the terms and what was learned of them.
+
+    Parameters
+    ----------
+    camera
+        Of the measurements of the design.
+    design, band
+        Whose measurements these are, and int (E,), the band of each node.
+    n_kinds
+        1, offsets; 2, slopes with colour as well.
+    """
+
+    def __init__(self, camera: Camera, design: Design, band: NDArray[np.int32], n_kinds: int) -> None:
+        if n_kinds == 2 and camera.color is None:
+            raise ValueError("slopes with colour need the stars' colours")
+        self.columns = Columns(design.graph.exposure, band.astype(np.int32), camera, n_kinds)
+        self.value: Array = np.zeros(self.columns.shape)
+        # few detectors say little about their scale; it is thought of as a flat field's
+        self.priors = [GroupPrior(1, 2.5e-5, 5.0, strength=2.0, usual=2.5e-5) for _ in range(n_kinds)]
+        self.G: Array | None = None
+        self.covariance: Array | None = None
+
+    def like(self, other: Instrument | None) -> Instrument:
+        """Begin from what another part of the survey has learned."""
+        if other is not None:
+            B, F = (min(a, b) for a, b in zip(self.value.shape[:2], other.value.shape[:2], strict=True))
+            self.value[:B, :F] = other.value[:B, :F]
+            for mine, theirs in zip(self.priors, other.priors, strict=False):
+                mine.scale, mine.dof = theirs.scale, theirs.dof
+        return self
+
+    def added_to(self, m: Array) -> Array:
+        """Magnitudes (n,) with the terms' values."""
+        return self.columns.added_to(m, self.value)
+
+    def link(self, n_pass: int, equations: NormalEquations) -> None:
+        """Make G anew where it is due, of the weights by which this pass's measurements resist."""
+        if self.G is None or n_pass in LINK_PASSES:
+            self.G = links(self.columns, equations)
+
+    def step(self, equations: NormalEquations, left: Array) -> None:
+        """Move the values by one step, and their scales.
+
+        Parameters
+        ----------
+        equations
+            Of this pass.
+        left
+            (n,), what they leave of their magnitudes.
+        """
+        assert self.G is not None
+        B, F, D = self.value.shape[0], self.value.shape[1], self.columns.n_detectors
+        gradient = -self.columns.sums(equations.w, left)[:, :, :D].reshape(B, -1)
+        value = self.value[:, :, :D].reshape(B, -1)
+        precision = self._precision()
+        curved = self.G + precision[:, :, None] * np.eye(F * D)
+        value = value + np.linalg.solve(curved, (gradient - precision * value)[:, :, None])[:, :, 0]
+        self.covariance = self._centred(np.linalg.inv(curved))
+        self.value[:, :, :D] = (self._about_mean() @ value[:, :, None]).reshape(B, F, D)
+        self._learn()
+
+    def settle(self, equations: NormalEquations) -> None:
+        """Make G and the covariance of the values those of the last equations."""
+        self.G = links(self.columns, equations)
+        curved = self.G + self._precision()[:, :, None] * np.eye(self.G.shape[1])
+        self.covariance = self._centred(np.linalg.inv(curved))
+
+    def log_density(self) -> float:
+        """What the terms add to the logarithm of a marginal likelihood that takes their values as given."""
+        assert self.G is not None
+        precision = self._precision()
+        value = self.value[:, :, :-1].reshape(precision.shape)
+        size = self.G.shape[1]
+        spread = np.linalg.slogdet(np.eye(size) + self.G / precision[:, :, None])[1].sum()
+        return float(-0.5 * (precision * value**2).sum() - 0.5 * spread)
+
+    @property
+    def error(self) -> Array:
+        """(B, F, D), standard errors of the values, mag."""
+        assert self.covariance is not None
+        shape = (self.value.shape[0], self.value.shape[1], self.columns.n_detectors)
+        return np.asarray(np.sqrt(np.einsum("bkk->bk", self.covariance)).reshape(shape))
+
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """(B, D), detectors with measurements in a band."""
+        assert self.G is not None
+        D = self.columns.n_detectors
+        return np.asarray(np.einsum("bkk->bk", self.G)[:, :D] > 0)
+
+    def directions(self) -> Array:
+        """(n_columns, B, F, D + 1), values whose squares add up to the covariance: errors that measurements share."""
+        assert self.covariance is not None
+        B, F, D = self.value.shape[0], self.value.shape[1], self.columns.n_detectors
+        size, vectors = np.linalg.eigh(self.covariance)
+        root = vectors * np.sqrt(np.maximum(size, 0.0))[:, None, :]
+        out = np.zeros((F * D, B, F, D + 1))
+        out[:, :, :, :D] = root.transpose(2, 0, 1).reshape(F * D, B, F, D)
+        return out
+
+    def _about_mean(self) -> Array:
+        """(B, F D, F D), which takes the mean over a band's detectors from values of each kind: zero-points have it."""
+        seen = self.measured.astype(float)
+        mean = seen[:, :, None] * seen[:, None, :] / np.maximum(seen.sum(1), 1.0)[:, None, None]
+        B, D = seen.shape
+        one = np.eye(D) - mean
+        F = self.columns.n_kinds
+        return np.asarray(np.einsum("fg,bij->bfigj", np.eye(F), one).reshape(B, F * D, F * D))
+
+    def _centred(self, covariance: NDArray[np.floating]) -> Array:
+        about = self._about_mean()
+        return np.asarray(about @ covariance @ about)
+
+    def _precision(self) -> Array:
+        """(B, F D), expected precision of each value under its prior."""
+        B, F, D = self.value.shape[0], self.value.shape[1], self.columns.n_detectors
+        variance = np.zeros((B, F, D)) if self.covariance is None else self.error**2
+        square = self.value[:, :, :D] ** 2
+        parts = [p.precision(square[:, f], variance[:, f]) for f, p in enumerate(self.priors)]
+        return np.stack(parts, 1).reshape(B, F * D)
+
+    def _learn(self) -> None:
+        square, variance = self.value[:, :, :-1] ** 2, self.error**2
+        seen = self.measured.ravel()
+        for f, prior in enumerate(self.priors):
+            prior.update(square[:, f].ravel(), variance[:, f].ravel(), seen)

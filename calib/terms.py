@@ -1,0 +1,70 @@
+"""Rows of terms.ecsv: what the solve found that many exposures share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from calib.model.camera import KINDS
+from calib.model.problem import Problem
+from calib.solve.methods import Solved
+
+SCHEMA = {
+    "name": pl.String, "band": pl.String, "detector": pl.String, "night": pl.Int64, "value": pl.Float64,
+    "err": pl.Float64,
+}  # fmt: skip
+
+Row = tuple[str, str, str, int | None, float, float]
+
+
+def term_rows(problem: Problem, solved: Solved) -> pl.DataFrame:
+    """Extinction of every night and band, the slope with seeing of every band, offset and colour slope of detectors.
+
+    Errors of the first two are enlarged as those of the zero-points are that they rest on, by the mean over these
+    exposures.
+    """
+    rows = _of_nights(problem, solved) + _of_instrument(problem, solved)
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def _of_nights(problem: Problem, solved: Solved) -> list[Row]:
+    levels = solved.fit.terms.border.levels
+    if levels is None:
+        return []
+    theta: Any = solved.fit.estimate.theta[:, 0]
+    variance = solved.spread.node[:, 0, 0]
+    night = problem.night
+    assert night is not None
+    grow2 = solved.inflation[solved.equations.topology.component[levels.node]] ** 2
+    night_grow2 = np.bincount(levels.group, grow2) / np.bincount(levels.group)
+    of_band = levels.band[levels.group]
+    n_of_band = np.bincount(of_band, minlength=levels.n_bands)
+    band_grow2 = np.bincount(of_band, grow2, levels.n_bands) / np.maximum(n_of_band, 1)
+    rows: list[Row] = []
+    first = np.unique(levels.group, return_index=True)[1]
+    for g in range(levels.n_groups):
+        hub = int(levels.slope(np.array([g]))[0])
+        band, of_night = problem.bands[levels.band[g]], int(night[levels.node[first[g]]])
+        rows.append(("extinction", band, "", of_night, theta[hub], float(np.sqrt(variance[hub] * night_grow2[g]))))
+    for b in range(levels.n_bands):
+        hub = int(levels.band_hub(2, np.array([b], np.int32))[0])
+        grown = band_grow2[b] if n_of_band[b] else 1.0
+        rows.append(("seeing", problem.bands[b], "", None, theta[hub], float(np.sqrt(variance[hub] * grown))))
+    return rows
+
+
+def _of_instrument(problem: Problem, solved: Solved) -> list[Row]:
+    instrument = solved.fit.instrument
+    if instrument is None:
+        return []
+    names, error, seen = instrument.columns.camera.names, instrument.error, instrument.measured
+    bands = problem.bands[: len(problem.bands) - problem.n_catalogue]
+    return [
+        (kind, band, name, None, float(instrument.value[b, f, d]), float(error[b, f, d]))
+        for f, kind in enumerate(KINDS[: instrument.columns.n_kinds])
+        for b, band in enumerate(bands)
+        for d, name in enumerate(names)
+        if seen[b, d]
+    ]
