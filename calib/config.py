@@ -36,7 +36,7 @@ class Config:
     surface
         ``auto``, ``off``, ``plane`` or ``quadratic``: the surface across the field of each exposure.
     seeing_response
-        ``auto``, ``on`` or ``off``: the response of each star to seeing.
+        ``auto``, ``on`` or ``off``: the response of each star to seeing, the given one or one that residuals show.
     instrument
         ``auto``, ``off``, ``offset`` or ``color``: what each detector adds in a band, where the table names detectors
         and an exposure has one zero-point: an offset, or that and a slope with the stars' colours.

@@ -12,7 +12,7 @@ from scipy.special import erf
 
 from calib.covariance import ZeropointCovariance
 from calib.model.anchors import Anchors
-from calib.model.calibrator import SURFACE_COLUMNS, Calibrator
+from calib.model.calibrator import LATENT_SEEING, SURFACE_COLUMNS, Calibrator
 from calib.model.camera import KINDS
 from calib.model.flags import join_flags
 from calib.model.problem import Problem
@@ -129,7 +129,7 @@ _ORDER = (
     "exposure_id", "band", "detector", "component", "anchored", "n_stars", "n_measurements", "zeropoint",
     "zeropoint_err", "mjd", "airmass", "seeing", "sky", "exptime", "ra", "dec", "cloud_extinction",
     "cloud_extinction_err", "photometric_probability", "extinction_coefficient", "excess_noise", "error_scale",
-    *SURFACE_COLUMNS, "limiting_mag", "quality", "flag",
+    LATENT_SEEING, *SURFACE_COLUMNS, "limiting_mag", "quality", "flag",
     "stability",
 )  # fmt: skip
 
@@ -210,6 +210,8 @@ def _zeropoints(
     }
     if per.influence is not None:
         columns["stability"] = np.where(linked, stability(node, per.influence, n), np.nan)
+    if fit.design.response is not None and problem.response is None:
+        columns[LATENT_SEEING] = fit.design.response
     for k in range(1, K):
         columns[SURFACE_COLUMNS[k - 1]] = np.where(linked, fit.estimate.theta[:n, k], np.nan)
     levels = fit.terms.border.levels
@@ -291,7 +293,7 @@ def _model(problem: Problem, solved: Solved) -> dict[str, Any]:
     return {
         "field": None if problem.field is None or fit.design.degree == 0 else problem.field.to_json(),
         "detectors": detectors,
-        "seeing_scale": None if fit.design.star_block == 1 else list(problem.seeing_scale or ()),
+        "seeing_scale": None if fit.design.star_block == 1 or problem.seeing_scale is None else [*problem.seeing_scale],
         "floor_mag": {b: float(np.sqrt(f)) for b, f in zip(bands, noise.floor, strict=False)},
         "error_scale": {b: float(np.sqrt(c)) for b, c in zip(bands, noise.survey_scale2, strict=False)},
         "tail_shares": None if noise.tails.is_normal else dict(zip(_TAILS, noise.tails.shares.tolist(), strict=True)),

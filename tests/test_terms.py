@@ -8,9 +8,9 @@ import pytest
 
 from calib import Config
 from calib.model.problem import Problem
-from calib.terms import term_rows
 from calib.solve.methods import solve_robust
 from calib.tables import read_measurements
+from calib.terms import term_rows
 
 
 @pytest.fixture(scope="module")

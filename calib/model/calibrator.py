@@ -17,6 +17,8 @@ Array = NDArray[np.float64]
 
 SURFACE_COLUMNS = ("surface_x", "surface_y", "surface_xx", "surface_xy", "surface_yy")
 """Coefficients of x, y, x^2 - c, x y, y^2 - c, in the order of the basis."""
+LATENT_SEEING = "latent_seeing"
+"""What stars answer to where no seeing is given (`calib.solve.latent`)."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Calibrator:
     surface
         (E, 5), coefficients over the half field, 0 where not solved.
     seeing
-        (E,), standardised power of the seeing, 0 where unknown.
+        (E,), standardised power of the seeing, or the latent one; 0 where unknown.
     centre_ra, centre_dec
         (E,), deg; None without a field on the sky.
     field
@@ -66,7 +68,9 @@ class Calibrator:
         floor = np.array([floors[str(b)] for b in zeropoints["band"]], float) if zeropoints.height else np.zeros(0)
         field = None if model["field"] is None else Field(**model["field"])
         scale = model["seeing_scale"]
-        seeing = np.zeros(zeropoints.height) if scale is None else standardised(column("seeing", np.nan), tuple(scale))
+        seeing = np.nan_to_num(column(LATENT_SEEING, 0.0))
+        if scale is not None:
+            seeing = standardised(column("seeing", np.nan), tuple(scale))
         sky = field is not None and field.kind == "sky"
         color = model.get("color_scale")
         instrument = DetectorTerms.of(terms, zeropoints["band"], None if color is None else ColorScale(*color))

@@ -79,7 +79,7 @@ def exact_solve(problem: Problem, m: Array, w: Array) -> tuple[Array, Estimate]:
     m, w
         (n,), magnitudes and weights, sorted by star.
     """
-    design = design_of(problem, 0, False)
+    design = design_of(problem, 0)
     topology = Topology(design)
     equations = NormalEquations(design, m, w, Prior.none(design), topology)
     estimate = equations.estimate()

@@ -86,7 +86,8 @@ def resolve_robust(problem: Problem, like: RobustFit, config: Config) -> Solved:
 def refit(problem: Problem, like: RobustFit, config: Config) -> RobustFit:
     """As `resolve_robust`, without what its errors take."""
     noise = like.noise.copy() if problem.survey_nodes is None else like.noise.at(problem.survey_nodes)
-    design = design_of(problem, like.design.degree, like.design.star_block == 2)
+    seeing, nodes = like.design.response, problem.survey_nodes
+    design = design_of(problem, like.design.degree, seeing if seeing is None or nodes is None else seeing[nodes])
     border = border_of(problem, design, config)
     known = like.instrument
     instrument = instrument_of(problem, design, known, 0 if known is None else known.columns.n_kinds)
@@ -98,7 +99,7 @@ def refit(problem: Problem, like: RobustFit, config: Config) -> RobustFit:
 
 def solve_wls(problem: Problem, config: Config, progress: Progress | None = None) -> Solved:
     """Weighted least squares with the reported errors: no terms, no robustness."""
-    design = design_of(problem, 0, False)
+    design = design_of(problem, 0)
     topology = Topology(design)
     w = 1.0 / problem.err.astype(float) ** 2
     equations = NormalEquations(design, problem.m, w, Prior.none(design), topology)

@@ -15,6 +15,7 @@ from calib.model.problem import Problem
 from calib.solve.border import Border
 from calib.solve.design import BLOCK_SIZES, Design
 from calib.solve.instrument import Instrument
+from calib.solve.latent import latent_seeing, refreshed
 from calib.solve.normal import Topology
 from calib.solve.robust import RobustFit, absolute_start, fit
 from calib.solve.terms import Terms
@@ -34,10 +35,10 @@ FACTOR_BYTES = 700e6
 
 @dataclass(frozen=True)
 class Trial:
-    """One set of terms that was tried."""
+    """One set of terms that was tried; ``response`` is how stars answer: not at all, to the seeing, to a latent one."""
 
     degree: int
-    response: bool
+    response: str
     evidence: float
     instrument: int = 0
 
@@ -46,12 +47,12 @@ class Trial:
         """As run.json and the report call it."""
         surface = ("no surface", "plane", "quadratic")[self.degree]
         instrument = ("", " + detectors' offsets", " + detectors' offsets and colours")[self.instrument]
-        return surface + instrument + (" + seeing response" if self.response else "")
+        return surface + instrument + (f" + {self.response}" if self.response else "")
 
 
-def design_of(problem: Problem, degree: int, response: bool) -> Design:
+def design_of(problem: Problem, degree: int, response: Array | None = None) -> Design:
     """The problem's measurements under these local terms."""
-    return Design(problem.graph, problem.xy, degree, problem.centre, problem.response if response else None)
+    return Design(problem.graph, problem.xy, degree, problem.centre, response)
 
 
 def border_of(problem: Problem, design: Design, config: Config) -> Border:
@@ -66,7 +67,7 @@ def candidates(problem: Problem, config: Config) -> tuple[list[int], list[bool]]
     if problem.xy is None:
         degrees = [0]
     if problem.response is None:
-        responses = [False]
+        responses = [False]  # to a latent seeing, it may be
     return degrees, responses
 
 
@@ -93,7 +94,7 @@ def robust_fit(
     Degrees are tried upwards while they gain; then the response to seeing. A survey of more than `PART_MEASUREMENTS`
     tries them on a part of itself.
     """
-    plain = design_of(problem, 0, False)
+    plain = design_of(problem, 0)
     topology = Topology(plain)
     degrees, responses = candidates(problem, config)
     if len(degrees) > 1:
@@ -102,10 +103,11 @@ def robust_fit(
     part = deciding_part(problem, plain)
     if part is problem:
         return _tried(problem, plain, topology, degrees, responses, config, progress)
-    small = design_of(part, 0, False)
+    small = design_of(part, 0)
     shorter = replace(config, max_passes=min(config.max_passes, TRIAL_PASSES))
     best, trials = _tried(part, small, Topology(small), degrees, responses, shorter, progress)
     noise, degree, response = best.noise.spread_over(problem.band), best.design.degree, best.design.star_block == 2
+    latent = response and problem.response is None
     whole = plain.with_terms(degree, problem.response if response else None)
     border = border_of(problem, whole, config)
     terms = Terms(whole, border).like(best.terms)
@@ -118,7 +120,27 @@ def robust_fit(
         whole, problem.m, problem.err, problem.band, border, noise=noise, terms=terms, instrument=instrument,
         max_passes=config.max_passes, tolerance=config.tolerance, progress=step,
     )  # fmt: skip
+    if latent:
+        final = _with_latent(problem, final, config, step)
     return final, trials
+
+
+def _with_latent(
+    problem: Problem, fitted: RobustFit, config: Config, progress: Callable[[int, float], None] | None
+) -> RobustFit:
+    """The fit of a large survey once more, with the latent seeing that its own residuals show."""
+    seeing = latent_seeing(fitted)
+    if seeing is None:
+        return fitted
+    whole = fitted.design.with_terms(fitted.design.degree, seeing)
+    terms = Terms(whole, fitted.terms.border).like(fitted.terms)
+    noise, known = fitted.noise.copy(), fitted.instrument
+    instrument = instrument_of(problem, whole, known, 0 if known is None else known.columns.n_kinds)
+    del fitted
+    return fit(
+        whole, problem.m, problem.err, problem.band, terms.border, noise=noise, terms=terms, instrument=instrument,
+        max_passes=config.max_passes, tolerance=config.tolerance, progress=progress,
+    )  # fmt: skip
 
 
 def _entries(problem: Problem, plain: Design, config: Config) -> int:
@@ -134,8 +156,10 @@ def _tried(
     """The best of all trials on one problem, and what was tried; ``plain`` is its design without terms."""
     start = absolute_start(plain, part.m, part.err, topology)
     trials: list[Trial] = []
-    def attempt(degree: int, response: bool, best: RobustFit | None, kinds: int) -> RobustFit:
-        design = design_of(part, degree, response)
+    def attempt(
+        degree: int, response: str, best: RobustFit | None, kinds: int, seeing: Array | None = None
+    ) -> RobustFit:
+        design = design_of(part, degree, seeing)
         name = Trial(degree, response, 0.0, kinds).name
         step = (lambda n, change: progress(name, n, change)) if progress else None
         border = border_of(part, design, config)
@@ -149,25 +173,36 @@ def _tried(
         return found
 
     kinds, *more = kinds_of_instrument(part, config)
-    best = attempt(degrees[0], False, None, kinds)
+    best = attempt(degrees[0], "", None, kinds)
     for n in more:  # first, since what all exposures share would pass for the surface of each
-        found = attempt(degrees[0], False, best, n)
+        found = attempt(degrees[0], "", best, n)
         if found.evidence < best.evidence + GAIN:
             break
         best, kinds = found, n
     for degree in degrees[1:]:
-        found = attempt(degree, False, best, kinds)
+        found = attempt(degree, "", best, kinds)
         if found.evidence < best.evidence + GAIN:
             break
         best = found
     if True in responses:
-        found = attempt(best.design.degree, True, best, kinds)
-        assert found.terms.response is not None
-        gain = found.terms.response.gain
-        trials[-1] = replace(trials[-1], evidence=best.evidence + gain)
-        if gain > GAIN or False not in responses:
-            best = replace(found, evidence=best.evidence + gain)
+        found = attempt(best.design.degree, "seeing response", best, kinds, part.response)
+        best = _better(best, found, trials, forced=False not in responses)
+    elif part.response is None and config.seeing_response != "off":
+        seeing, response = latent_seeing(best), "response to a latent seeing"
+        if seeing is not None:
+            first = attempt(best.design.degree, response, best, kinds, seeing)
+            del trials[-1]
+            found = attempt(best.design.degree, response, first, kinds, refreshed(first))
+            best = _better(best, found, trials)
     return best, trials
+
+
+def _better(best: RobustFit, found: RobustFit, trials: list[Trial], forced: bool = False) -> RobustFit:
+    """The fit with responses, if their mixture gains enough, or without; the last trial is told what it gained."""
+    assert found.terms.response is not None
+    gain = found.terms.response.gain
+    trials[-1] = replace(trials[-1], evidence=best.evidence + gain)
+    return replace(found, evidence=best.evidence + gain) if gain > GAIN or forced else best
 
 
 def deciding_part(problem: Problem, plain: Design | None = None, most: int | None = None) -> Problem:
@@ -183,7 +218,7 @@ def deciding_part(problem: Problem, plain: Design | None = None, most: int | Non
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import breadth_first_order
 
-    plain = plain or design_of(problem, 0, False)
+    plain = plain or design_of(problem, 0)
     links = plain.links
     n = problem.graph.n_exposures
     pattern = csr_array((np.ones(links.indices.size, np.int8), links.indices, links.indptr), shape=(n, n))

@@ -90,6 +90,11 @@ _ZEROPOINTS = (
         "excess_noise", "float64", "mag", "Noise of the exposure beyond reported errors and floor.", "stat.stdev", True
     ),
     OutputColumn("error_scale", "float64", "", "Number by which reported errors are multiplied.", "arith.factor", True),
+    OutputColumn(
+        "latent_seeing", "float64", "",
+        "Seeing that the residuals show where none is given: standardised square, 0 where they show none.",
+        "instr.obsty.seeing;stat.fit.param",
+    ),  # fmt: skip
     OutputColumn("surface_x", "float64", "mag", "Surface coefficient of x, over the half field.", "stat.fit.param"),
     OutputColumn("surface_y", "float64", "mag", "Surface coefficient of y, over the half field.", "stat.fit.param"),
     OutputColumn(

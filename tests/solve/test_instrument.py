@@ -75,7 +75,7 @@ def test_precision_and_step_are_those_of_the_dense_solve(n_kinds):
     frame, _, _ = camera_survey(1, slope=0.01, n_exposures=12, bands=("g", "r"))
     problem = Problem.of(read_measurements(frame), ROBUST)
     w = np.random.default_rng(2).uniform(0.2, 1.0, problem.m.size) / 0.005**2
-    design = design_of(problem, 0, False)
+    design = design_of(problem, 0)
     equations = NormalEquations(design, problem.m, w, Prior.none(design), Topology(design))
     columns = Columns(problem.graph.exposure, problem.band, problem.camera, n_kinds)
     A, H, terms = dense(problem, w, n_kinds, 0.0)

@@ -110,7 +110,7 @@ def test_a_small_group_far_off_is_kept(survey, problem_of, offset):
 def test_the_start_keeps_the_group_too(survey, problem_of):
     frame, _ = survey(seed=5)
     problem = problem_of(add_group(frame))
-    design = design_of(problem, 0, False)
+    design = design_of(problem, 0)
     start = absolute_start(design, problem.m, problem.err, Topology(design))
     mine = problem.graph.exposure == 12
     assert np.abs(start.residual[mine]).max() < 0.1

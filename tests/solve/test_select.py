@@ -42,7 +42,7 @@ def test_a_refit_of_half_the_stars_rests_where_one_from_nothing_does(survey, pro
     half = subset(problem, problem.graph.star() % 2 == 0)
     short = refit(half, whole, config)
     assert short.passes <= REFIT_PASSES
-    design = design_of(half, 1, False)
+    design = design_of(half, 1)
     border = border_of(half, design, config)
     long = fit(design, half.m, half.err, half.band, border, max_passes=300, tolerance=1e-5)
     a, b = (x.equations.centred(x.estimate.theta)[:15, 0] for x in (short, long))
@@ -98,7 +98,7 @@ def test_the_deciding_part_is_connected_and_about_as_large_as_asked(survey, prob
     assert 240 <= part.m.size <= 360
     used = np.unique(part.graph.exposure)
     assert np.unique(part.graph.components()[used]).size == 1
-    assert used.size == design_of(part, 0, False).n_nodes < problem.graph.n_exposures
+    assert used.size == design_of(part, 0).n_nodes < problem.graph.n_exposures
     assert part.nodes["exposure_id"].to_list() == problem.nodes["exposure_id"][part.survey_nodes].to_list()
     row = part.input_row
     np.testing.assert_array_equal(part.nodes["exposure_id"].to_numpy()[part.graph.exposure], node[row])
