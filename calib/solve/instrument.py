@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 from calib.model.camera import Camera
 from calib.model.priors import GroupPrior
 from calib.solve.design import Design
+from calib.solve.kernels import phi
 from calib.solve.normal import NormalEquations
 
 Array = NDArray[np.float64]
 
 LINK_PASSES = (1, 3, 6, 12, 24)
-"""Passes in which G is made anew: in each as many solves as there are columns."""
+"""Passes in which G is made anew."""
+AT_ONCE = 32
+"""Columns solved for together."""
 
 # ruff: noqa: D103 - each kernel's one line stands in its comment
 
@@ -55,6 +58,50 @@ def _sums(node, band, detector, color, w, x, out):  # type: ignore[no-untyped-de
             out[b, 1, d] += value * color[i]
 
 
+@njit(cache=True, nogil=True)
+def _cross(  # type: ignore[no-untyped-def]
+    star_ptr, node, band, detector, color, w, inv, P, h, xy, K, centre, cross, own
+):  # fmt: skip
+    # own (B, F, D + 1, F, D + 1) = Phi' W (1 - stars) Phi, cross (E, K, F, D + 1) = what it is with the nodes' unknowns
+    F = cross.shape[2]
+    p = np.empty(K)
+    a1 = 0.0
+    xi = 0.0
+    for s in range(star_ptr.size - 1):
+        if inv[s, 0] <= 0.0:
+            continue
+        for j in range(star_ptr[s], star_ptr[s + 1]):
+            wj = np.float64(w[j])
+            if wj == 0.0:
+                continue
+            ej = node[j]
+            dj = detector[j]
+            b = band[ej]
+            phi(xy, j, K, centre, p)
+            a0 = wj * inv[s, 0]
+            if P == 2:
+                a0 += wj * inv[s, 1] * h[ej]
+                a1 = wj * (inv[s, 1] + inv[s, 2] * h[ej])
+            for i in range(star_ptr[s], star_ptr[s + 1]):
+                wi = np.float64(w[i])
+                if wi == 0.0:
+                    continue
+                c = -wi * (a0 + a1 * h[node[i]] if P == 2 else a0)
+                if i == j:
+                    c += wj
+                di = detector[i]
+                for a in range(K):
+                    cross[ej, a, 0, di] += c * p[a]
+                own[b, 0, dj, 0, di] += c
+                if F == 2:
+                    xi = color[i]
+                    for a in range(K):
+                        cross[ej, a, 1, di] += c * xi * p[a]
+                    own[b, 0, dj, 1, di] += c * xi
+                    own[b, 1, dj, 0, di] += c * color[j]
+                    own[b, 1, dj, 1, di] += c * xi * color[j]
+
+
 @dataclass(frozen=True)
 class Columns:
     """Phi, as it is stored: of every measurement its detector and its colour, of every node its band.
@@ -62,7 +109,7 @@ class Columns:
     Attributes
     ----------
     node, band
-        int32 (n,), (E,).
+        int32 (n,), (E,); a catalogue has the band of its stars.
     camera
         Detectors and colours.
     n_kinds
@@ -85,43 +132,55 @@ class Columns:
         return int(self.band.max(initial=0)) + 1, self.n_kinds, self.n_detectors + 1
 
     @property
-    def _places(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.unsignedinteger], NDArray[np.float32]]:
+    def places(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.unsignedinteger], NDArray[np.float32]]:
+        """Node, band, detector and colour, as the kernels take them."""
         color = self.camera.color
         return self.node, self.band, self.camera.detector, np.zeros(1, np.float32) if color is None else color
 
     def times(self, value: Array) -> Array:
         """``Phi value`` (n,), for value (B, F, D + 1)."""
         out = np.empty(self.node.size)
-        _add(*self._places, value, np.zeros(self.node.size), out)
+        _add(*self.places, value, np.zeros(self.node.size), out)
         return out
 
     def added_to(self, m: Array, value: Array) -> Array:
         """``m + Phi value`` (n,)."""
         out = np.empty(self.node.size)
-        _add(*self._places, value, m, out)
+        _add(*self.places, value, m, out)
         return out
 
     def sums(self, w: NDArray[np.floating], x: NDArray[np.floating]) -> Array:
         """``Phi' (w x)`` (B, F, D + 1)."""
         out = np.zeros(self.shape)
-        _sums(*self._places, w, x, out)
+        _sums(*self.places, w, x, out)
         return out
 
 
 def links(columns: Columns, equations: NormalEquations) -> Array:
     """G (B, F D, F D), 1/mag^2: of the terms when zero-points, stars and local terms are solved for.
 
-    Bands share no unknown but the terms' priors, so that one detector's columns of all bands are solved for at once.
+    A measurement has one detector, so that one walk over the pairs within stars gives what all columns share with stars
+    and with zero-points; the factor solves for the latter, some columns at a time. Bands share no unknown but the
+    terms' priors, so that one detector's columns of all bands are solved for at once. Memory: 8 bytes for each unknown
+    of an exposure and each column of a band.
     """
     B, F, D = columns.shape[0], columns.n_kinds, columns.n_detectors
-    grid = np.zeros((B, F, D, F, D))
-    for f in range(F):
-        for d in range(D):
-            unit = np.zeros(columns.shape)
-            unit[:, f, d] = 1.0
-            left = equations.left_of(columns.times(unit))
-            grid[:, :, :, f, d] = columns.sums(equations.w, left)[:, :, :D]
-    out = grid.reshape(B, F * D, F * D)
+    design = equations.design
+    xy, centre, response = design.arrays
+    own = np.zeros((B, F, D + 1, F, D + 1))
+    cross = np.zeros((design.n_nodes + equations.topology.hubs.n, design.block, F, D + 1))
+    _cross(
+        design.graph.star_ptr, *columns.places, equations.w, equations.star_inverse, design.star_block, response, xy,
+        design.block, centre, cross, own,
+    )  # fmt: skip
+    out = np.ascontiguousarray(own[:, :, :D, :, :D]).reshape(B, F * D, F * D)
+    sides = cross[:, :, :, :D].reshape(cross.shape[0], design.block, F * D)
+    nodes = [np.flatnonzero(columns.band == b) for b in range(B)]
+    for first in range(0, F * D, AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        solved = equations.factor.solve(sides[:, :, part])
+        for b, mine in enumerate(nodes):
+            out[b, :, part] -= np.einsum("ekt,eku->tu", sides[mine], solved[mine], optimize=True)
     return np.asarray(0.5 * (out + out.transpose(0, 2, 1)))
 
 
@@ -141,7 +200,12 @@ class Instrument:
     def __init__(self, camera: Camera, design: Design, band: NDArray[np.int32], n_kinds: int) -> None:
         if n_kinds == 2 and camera.color is None:
             raise ValueError("slopes with colour need the stars' colours")
-        self.columns = Columns(design.graph.exposure, band.astype(np.int32), camera, n_kinds)
+        graph, band = design.graph, band.astype(np.int32)
+        # a catalogue's rows have no detector, and follow those of their stars, whose band theirs is here
+        rows = np.flatnonzero(camera.detector == len(camera.names))
+        if rows.size:
+            band[graph.exposure[rows]] = band[graph.exposure[graph.star_ptr[graph.star()[rows]]]]
+        self.columns = Columns(graph.exposure, band, camera, n_kinds)
         self.value: Array = np.zeros(self.columns.shape)
         # few detectors say little about their scale; it is thought of as a flat field's
         self.priors = [GroupPrior(1, 2.5e-5, 5.0, strength=2.0, usual=2.5e-5) for _ in range(n_kinds)]

@@ -9,6 +9,7 @@ import pytest
 from calib import Config, calibrate
 from calib.apply import Applier
 from calib.model.problem import Problem
+from calib.solve import instrument as instrument_module
 from calib.solve.instrument import Columns, Instrument, links
 from calib.solve.normal import NormalEquations, Prior, Topology
 from calib.solve.select import design_of
@@ -70,8 +71,9 @@ def dense(problem, w, n_kinds, precision):
     return A, H, terms
 
 
-@pytest.mark.parametrize("n_kinds", [1, 2])
-def test_precision_and_step_are_those_of_the_dense_solve(n_kinds):
+@pytest.mark.parametrize(("n_kinds", "at_once"), [(1, 32), (2, 32), (2, 5)])
+def test_precision_and_step_are_those_of_the_dense_solve(n_kinds, at_once, monkeypatch):
+    monkeypatch.setattr(instrument_module, "AT_ONCE", at_once)
     frame, _, _ = camera_survey(1, slope=0.01, n_exposures=12, bands=("g", "r"))
     problem = Problem.of(read_measurements(frame), ROBUST)
     w = np.random.default_rng(2).uniform(0.2, 1.0, problem.m.size) / 0.005**2
