@@ -47,12 +47,15 @@ def shared_errors(problem: Problem, solved: Solved, component: NDArray[np.int32]
     anchors
         What holds the scale of each component.
     """
-    moved = [_moved(problem, solved, m, component, anchors) for m in _patterns(problem, solved)]
-    n, n_stars = problem.graph.n_exposures, problem.graph.n_stars
-    zeropoints = np.stack([z for z, _ in moved], 1) if moved else np.zeros((n, 0))
-    if moved and solved.fit.design.n_measurements >= LARGE:
+    moved_by = _Gauge(problem, solved, component, anchors)
+    zeropoints, star_variance = [np.zeros((problem.graph.n_exposures, 0))], np.zeros(problem.graph.n_stars)
+    for m in _patterns(problem, solved):
+        z, mag = moved_by(m)
+        zeropoints.append(z[:, None])
+        star_variance += mag**2
+    if len(zeropoints) > 1 and solved.fit.design.n_measurements >= LARGE:
         solved.equations.release()
-    return SharedErrors(zeropoints, sum((mag**2 for _, mag in moved), np.zeros(n_stars)))
+    return SharedErrors(np.concatenate(zeropoints, axis=1), star_variance)
 
 
 def _patterns(problem: Problem, solved: Solved) -> Iterator[Array]:
@@ -64,21 +67,27 @@ def _patterns(problem: Problem, solved: Solved) -> Iterator[Array]:
             yield fit.instrument.columns.times(value)
 
 
-def _moved(
-    problem: Problem, solved: Solved, m: Array, component: NDArray[np.int32], anchors: Anchors
-) -> tuple[Array, Array]:
-    """Zero-points (E,) and stars (S,) moved by magnitudes m (n,) of the exposures, in the gauge of the solution."""
-    graph, equations, n = problem.graph, solved.equations, problem.graph.n_exposures
-    top, node, star = equations.topology, graph.exposure, graph.star()
-    weight = np.asarray(equations.w, float)
-    total = np.bincount(star, weight, graph.n_stars)
-    z = equations.response_to(m)[:n, 0]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mag = np.where(total > 0, np.bincount(star, weight * (m + z[node]), total.size) / total, 0.0)
-    seen = component >= 0
-    level = np.bincount(component[seen], (anchors.weight * mag)[seen], top.n_components)
-    free = np.bincount(top.component, z, top.n_components) / top.size
-    level = np.where(anchors.anchored, level, free)
-    catalogue = np.arange(problem.n_exposures, n)
-    level[top.component[catalogue]] = z[catalogue]
-    return z - level[top.component], np.where(seen, mag - level[component], 0.0)
+class _Gauge:
+    """What magnitudes of the exposures move, in the gauge of the solution."""
+
+    def __init__(self, problem: Problem, solved: Solved, component: NDArray[np.int32], anchors: Anchors) -> None:
+        graph = problem.graph
+        self.equations, self.component, self.anchors = solved.equations, component, anchors
+        self.node, self.star = graph.exposure, graph.star()
+        self.weight = np.asarray(solved.equations.w, float)
+        self.total = np.bincount(self.star, self.weight, graph.n_stars)
+        self.catalogue = np.arange(problem.n_exposures, graph.n_exposures)
+
+    def __call__(self, m: Array) -> tuple[Array, Array]:
+        """Zero-points (E,) and stars (S,) moved by magnitudes m (n,)."""
+        top, anchors, total = self.equations.topology, self.anchors, self.total
+        z = self.equations.response_to(m)[: self.equations.design.n_nodes, 0]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = np.bincount(self.star, self.weight * (m + z[self.node]), total.size) / total
+        mag = np.where(total > 0, mean, 0.0)
+        seen = self.component >= 0
+        level = np.bincount(self.component[seen], (anchors.weight * mag)[seen], top.n_components)
+        free = np.bincount(top.component, z, top.n_components) / top.size
+        level = np.where(anchors.anchored, level, free)
+        level[top.component[self.catalogue]] = z[self.catalogue]
+        return z - level[top.component], np.where(seen, mag - level[self.component], 0.0)
