@@ -138,7 +138,9 @@ def calibrate(
         "scores": {name: _score_json(s) for name, s in scores.items()},
         "held_out_nights": why["held_out_nights"],
         "adaptation": why["adaptation"],
-        "terms_tried": [{"terms": t.name, "log_evidence": t.evidence} for t in solved.trials],
+        "terms_tried": [
+            {"terms": t.name, "log_evidence": t.evidence, "carried": t.carried_by(fit)} for t in solved.trials
+        ],
         "components": made.components,
         "counts": measurements.counts
         | {"rows": problem.rows.n}

@@ -63,9 +63,6 @@ def terms_tried(run: dict[str, Any]) -> Table | None:
     """Local terms with the evidence of each."""
     tried = [t for t in run.get("terms_tried") or [] if isinstance(t, dict)]
     evidence = [t.get("log_evidence") for t in tried]
-    model: dict[str, Any] = run.get("model") or {}
-    carried = ("no surface", "plane", "quadratic")[int(model.get("surface_degree") or 0)]
-    carried += " + seeing response" if model.get("seeing_response") else ""
     known = [e for e in evidence if isinstance(e, int | float) and math.isfinite(e)]
     if not known:
         return None
@@ -81,10 +78,10 @@ def terms_tried(run: dict[str, Any]) -> Table | None:
         "Logarithm of the marginal likelihood over that of the first; what earned its place is "
         "carried (bold). A surface "
         "is a smooth pattern across the field of one exposure; a seeing response is a star that "
-        "changes with the seeing, "
-        "as blends do.",
+        "changes with the seeing, as blends do, the given one or a latent one that residuals show; "
+        "detectors' offsets and colours are what each detector adds in every exposure alike.",
         frozenset({1}),
-        next((i for i, t in enumerate(tried) if t.get("terms") == carried), -1),
+        next((i for i, t in enumerate(tried) if t.get("carried")), -1),
     )
 
 

@@ -89,8 +89,7 @@ def refit(problem: Problem, like: RobustFit, config: Config) -> RobustFit:
     seeing, nodes = like.design.response, problem.survey_nodes
     design = design_of(problem, like.design.degree, seeing if seeing is None or nodes is None else seeing[nodes])
     border = border_of(problem, design, config)
-    known = like.instrument
-    instrument = instrument_of(problem, design, known, 0 if known is None else known.columns.n_kinds)
+    instrument = instrument_of(problem, design, like.instrument)
     return fit(
         design, problem.m, problem.err, problem.band, border, noise=noise, terms=Terms(design, border).like(like.terms),
         instrument=instrument, max_passes=min(config.max_passes, REFIT_PASSES), tolerance=config.tolerance,

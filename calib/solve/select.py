@@ -42,6 +42,12 @@ class Trial:
     evidence: float
     instrument: int = 0
 
+    def carried_by(self, fit: RobustFit) -> bool:
+        """Whether these are the terms of a fit."""
+        kinds = 0 if fit.instrument is None else fit.instrument.columns.n_kinds
+        design = fit.design
+        return (self.degree, bool(self.response), self.instrument) == (design.degree, design.star_block == 2, kinds)
+
     @property
     def name(self) -> str:
         """As run.json and the report call it."""
@@ -71,8 +77,15 @@ def candidates(problem: Problem, config: Config) -> tuple[list[int], list[bool]]
     return degrees, responses
 
 
-def instrument_of(problem: Problem, design: Design, like: Instrument | None, n_kinds: int) -> Instrument | None:
-    """Terms of the instrument for the measurements of a problem, beginning from what is known; None without any."""
+def instrument_of(
+    problem: Problem, design: Design, like: Instrument | None, n_kinds: int | None = None
+) -> Instrument | None:
+    """Terms of the instrument for the measurements of a problem, beginning from what is known; None without any.
+
+    As many kinds as are known, where their number is not given.
+    """
+    if n_kinds is None:
+        n_kinds = 0 if like is None else like.columns.n_kinds
     if n_kinds == 0 or problem.camera is None:
         return None
     return Instrument(problem.camera, design, problem.band, n_kinds).like(like)
@@ -111,9 +124,8 @@ def robust_fit(
     whole = plain.with_terms(degree, problem.response if response else None)
     border = border_of(problem, whole, config)
     terms = Terms(whole, border).like(best.terms)
-    known = best.instrument
-    instrument = instrument_of(problem, whole, known, 0 if known is None else known.columns.n_kinds)
-    del best, known, part, small, plain, topology  # the whole survey needs the room
+    instrument = instrument_of(problem, whole, best.instrument)
+    del best, part, small, plain, topology  # the whole survey needs the room
     give_back()
     step = (lambda n, change: progress("all measurements", n, change)) if progress else None
     final = fit(
@@ -134,8 +146,7 @@ def _with_latent(
         return fitted
     whole = fitted.design.with_terms(fitted.design.degree, seeing)
     terms = Terms(whole, fitted.terms.border).like(fitted.terms)
-    noise, known = fitted.noise.copy(), fitted.instrument
-    instrument = instrument_of(problem, whole, known, 0 if known is None else known.columns.n_kinds)
+    noise, instrument = fitted.noise.copy(), instrument_of(problem, whole, fitted.instrument)
     del fitted
     return fit(
         whole, problem.m, problem.err, problem.band, terms.border, noise=noise, terms=terms, instrument=instrument,
@@ -156,6 +167,7 @@ def _tried(
     """The best of all trials on one problem, and what was tried; ``plain`` is its design without terms."""
     start = absolute_start(plain, part.m, part.err, topology)
     trials: list[Trial] = []
+
     def attempt(
         degree: int, response: str, best: RobustFit | None, kinds: int, seeing: Array | None = None
     ) -> RobustFit:

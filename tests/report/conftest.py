@@ -106,7 +106,10 @@ def run_json(bands: tuple[str, ...] = ("g", "r")) -> dict[str, Any]:
         "method": "robust",
         "method_reason": "held-out stars prefer it",
         "scores": {"wls": score | {"pull_std": 3.0}, "robust": score},
-        "terms_tried": [{"terms": "no surface", "log_evidence": 10.0}, {"terms": "plane", "log_evidence": 25.5}],
+        "terms_tried": [
+            {"terms": "no surface", "log_evidence": 10.0, "carried": False},
+            {"terms": "plane", "log_evidence": 25.5, "carried": True},
+        ],
         "components": [
             {"component": i, "band": b, "anchored": False, "n_exposures": 12, "n_stars": 60, "gauge": "mean is 0"}
             for i, b in enumerate(bands)

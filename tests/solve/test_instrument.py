@@ -125,6 +125,8 @@ def test_zero_points_are_better_with_them_and_nothing_is_lost_where_there_are_no
     rms = [np.std(s.frames["zeropoints"].sort("exposure_id")["zeropoint"].to_numpy() - z) for s in (off, auto)]
     assert rms[1] < 0.5 * rms[0]
     assert set(auto.frames["terms"]["name"]) == {"detector_offset"}
+    carried = [t["terms"] for t in auto.diagnostics["terms_tried"] if t["carried"]]
+    assert carried == ["no surface + detectors' offsets"]
 
     frame, _, _ = camera_survey(4, offset=0.0)
     plain = calibrate(frame, config=ROBUST)
