@@ -72,7 +72,7 @@ class DetectorTerms:
             return None
         detectors = terms["detector"].unique().sort().to_list()
         names = bands.cast(pl.String).unique().sort().to_list()
-        table = np.zeros((len(names) + 1, len(kinds), len(detectors) + 1))
+        table = np.zeros((len(names), len(kinds), len(detectors) + 1))
         for name, band, detector, value in terms.select("name", "band", "detector", "value").iter_rows():
             if band in names:
                 table[names.index(band), kinds.index(name), detectors.index(detector)] = value

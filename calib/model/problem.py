@@ -59,7 +59,8 @@ class Problem:
     survey_nodes
         (E,), number of each node in the survey that this is a part of; None where it is the survey.
     camera
-        Detectors and colours of the measurements; None with one detector, or where each has its zero-point.
+        Detectors and colours of the measurements; None where no terms of theirs are asked for, with one detector, or
+        where each has its zero-point.
     """
 
     graph: MeasurementGraph
@@ -113,7 +114,7 @@ class Problem:
         return cls(
             graph, rows, m, err, stars, nodes, band, bands, night, xy, field, response, seeing_scale,
             airmass if np.isfinite(airmass).any() else None, _log_seeing(nodes),
-            camera=None if "detector" in nodes.columns else Camera.of(frame, take, rows),
+            camera=None if "detector" in nodes.columns or config.instrument == "off" else Camera.of(frame, take, rows),
         )  # fmt: skip
 
     @property

@@ -139,9 +139,7 @@ class Columns:
 
     def times(self, value: Array) -> Array:
         """``Phi value`` (n,), for value (B, F, D + 1)."""
-        out = np.empty(self.node.size)
-        _add(*self.places, value, np.zeros(self.node.size), out)
-        return out
+        return self.added_to(np.zeros(self.node.size), value)
 
     def added_to(self, m: Array, value: Array) -> Array:
         """``m + Phi value`` (n,)."""
@@ -246,8 +244,9 @@ class Instrument:
         value = self.value[:, :, :D].reshape(B, -1)
         precision = self._precision()
         curved = self.G + precision[:, :, None] * np.eye(F * D)
-        value = value + np.linalg.solve(curved, (gradient - precision * value)[:, :, None])[:, :, 0]
-        self.covariance = self._centred(np.linalg.inv(curved))
+        inverse = np.linalg.inv(curved)
+        value = value + np.einsum("bij,bj->bi", inverse, gradient - precision * value)
+        self.covariance = self._centred(inverse)
         self.value[:, :, :D] = (self._about_mean() @ value[:, :, None]).reshape(B, F, D)
         self._learn()
 

@@ -24,12 +24,15 @@ LEAST_VISITS = 15.0
 LEAST_FACTOR = 5e-4
 """Root mean square over exposures, mag per standard deviation of the loadings, of a factor that is one."""
 LEAST_SKEWNESS, LEAST_KURTOSIS = 1.0, 6.0
-"""Of the loadings: those of blends had at least 1.4 and 6.5 in simulated fields, others of skewness 1 at most 5.4."""
+"""Of the loadings, a judgement between those of blends and those of clouds, flat fields and noise."""
 LEAST_INFORMED = 100.0
 """Stars' worth of information on loadings that can tell their shape."""
 N_FACTORS = 2
+"""Directions between them are angles."""
 START = 3e-3
+"""Size of factors to begin from, mag, and the least that they may have while they are being found."""
 FREE_PASSES, PASSES = 30, 60
+"""Passes in which they are being found, and all."""
 
 
 def latent_seeing(fit: RobustFit, seed: int = 0) -> Array | None:
@@ -54,8 +57,8 @@ def latent_seeing(fit: RobustFit, seed: int = 0) -> Array | None:
         shape = _most_skew(factors.loading[of_star == c], factors.covariance[of_star == c])
         q = factors.factor[inside] @ shape.direction
         if shape.told and q.std() >= LEAST_FACTOR:
-            out[inside] = -np.sign(shape.skewness) * (q - q.mean()) / q.std()
-    return np.clip(out, -4.0, 4.0) if out.any() else None
+            out[inside] = -np.sign(shape.skewness) * _standardised(q)
+    return out if out.any() else None
 
 
 def refreshed(fit: RobustFit) -> Array:
@@ -73,8 +76,13 @@ def refreshed(fit: RobustFit) -> Array:
     out = before + np.where(before != 0, step, 0.0)
     for c in np.unique(top.component[before != 0]):
         inside = top.component == c
-        out[inside] = (out[inside] - out[inside].mean()) / max(float(out[inside].std()), 1e-12)
-    return np.clip(out, -4.0, 4.0)
+        out[inside] = _standardised(out[inside])
+    return out
+
+
+def _standardised(q: Array) -> Array:
+    """About their mean, in their standard deviation, within four: as a given seeing is taken."""
+    return np.asarray(np.clip((q - q.mean()) / max(float(q.std()), 1e-12), -4.0, 4.0))
 
 
 @dataclass(frozen=True)
