@@ -4,6 +4,8 @@ The same sums in another order. What an exposure or a star puts into the first l
 out once for each exposure or star and gathered; linear layers with nothing between them are folded into one; stars are
 taken in parts that fit the cache, on as many threads as torch has. Of every measurement one member's `WIDTH` numbers
 are held between the two looks at it, and what it says.
+
+On a GPU all this is bound by memory: numbers of measurements are in half precision there, sums in single.
 """
 
 from __future__ import annotations
@@ -27,10 +29,12 @@ if TYPE_CHECKING:
 
 PART = 16384
 """Measurements of a part on a CPU: what a layer makes of them stays in a core's cache."""
-PART_CUDA = 1_000_000
-ALIGNED = 4
-"""Columns in 16 bytes."""
+PART_CUDA = 4_000_000
+"""1.2 kB each while they are looked at."""
+ALIGNED = 8
+"""Columns in 16 bytes of half precision."""
 T = TypeVar("T")
+L = TypeVar("L", "Tensor", "Linear")
 
 
 class Belief(NamedTuple):
@@ -54,6 +58,10 @@ class Linear(NamedTuple):
         """From a module."""
         return cls(layer.weight.detach().t().contiguous(), layer.bias.detach())
 
+    def to(self, number: torch.dtype) -> Linear:
+        """In another precision."""
+        return Linear(self.weight.to(number), self.bias.to(number))
+
     def __call__(self, x: Tensor) -> Tensor:
         """Apply to (n, inputs)."""
         return torch.addmm(self.bias, x, self.weight)
@@ -70,12 +78,16 @@ class FastNetwork:
     ----------
     network
         Whole; its weights are copied as they are now.
+    number
+        What numbers of measurements are kept in: float32, and on a GPU float16, unless given.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, number: torch.dtype | None = None) -> None:
         if network.parts != ALL:
             raise ValueError(f"a network without all its parts is asked by itself; these are {network.parts}")
         self.network = network
+        here: Tensor = network.weight_head[0].weight  # type: ignore[assignment]
+        self.number = number or (torch.float16 if here.is_cuda else torch.float32)
         m, s = len(MEASUREMENT), len(STAR)
         normalise: Any = network.normalise["measurement"]
         self.scale = 1.0 / normalise.spread
@@ -84,23 +96,32 @@ class FastNetwork:
         token = [Linear.of(coder.token[0]), Linear.of(coder.token[2])]
         self.token = token[0]
         own, self.token_context = token[0].rows(m, CONTEXT)
-        self.token_own = padded(own)
+        self.token_own = self.kept(padded(own))
         code = Linear.of(coder.code[0])
         of_mean, self.of_number = code.rows(CODE, 1)
-        self.folded = token[1].weight @ of_mean  # from the token's hidden layer to the code's
+        folded = token[1].weight @ of_mean  # from the token's hidden layer to the code's
+        self.folded = self.kept(folded)
         self.of_any, self.of_none = token[1].bias @ of_mean, code.bias
-        self.code = Linear.of(coder.code[2])
-        self.decoder = [Linear.of(coder.decoder[k]) for k in (0, 2, 4)]
-        of_code, known, self.decoder_context = self.decoder[0].rows(CODE, len(KNOWN), CONTEXT)
+        self.code = self.kept(Linear.of(coder.code[2]))
+        self.decoder = Linear.of(coder.decoder[0])
+        self.decoder_inner, self.decoder_last = (self.kept(Linear.of(coder.decoder[k])) for k in (2, 4))
+        of_code, known, self.decoder_context = self.decoder.rows(CODE, len(KNOWN), CONTEXT)
         own = known.new_zeros(m, INNER)
         own[KNOWN] = known
-        self.decoder_own = torch.cat([padded(own), of_code])
-        self.measurement = [Linear.of(network.measurement[k]) for k in (0, 2)]
-        own, self.measurement_star, coded = self.measurement[0].rows(m, s, CODE + 3)
-        self.measurement_own = torch.cat([padded(own), padded(coded)])
+        self.decoder_own = self.kept(torch.cat([padded(own), of_code]))
+        self.measurement = Linear.of(network.measurement[0])
+        self.measurement_last = self.kept(Linear.of(network.measurement[2]))
+        own, self.measurement_star, coded = self.measurement.rows(m, s, CODE + 3)
+        self.measurement_own = self.kept(torch.cat([padded(own), padded(coded)]))
         self.star = [Linear.of(network.star[k]) for k in (0, 2)]
-        self.head = [Linear.of(network.weight_head[k]) for k in (0, 2)]
-        self.head_own, self.head_exposure, self.head_star = self.head[0].rows(WIDTH, WIDTH, WIDTH)
+        self.head = Linear.of(network.weight_head[0])
+        self.head_last = self.kept(Linear.of(network.weight_head[2]))
+        own, self.head_exposure, self.head_star = self.head.rows(WIDTH, WIDTH, WIDTH)
+        self.head_own = self.kept(own)
+
+    def kept(self, layer: L) -> L:
+        """A layer or its weights in the precision of measurements."""
+        return layer.to(self.number)
 
     def __call__(self, data: HeteroData, most: int | None = None) -> Belief:
         """Look at a survey's features (`calib.learn.features.Features.to_hetero_data`), ``most`` rows at a time."""
@@ -119,11 +140,11 @@ class FastNetwork:
         parts = star_parts(star, n_stars, most or (PART_CUDA if x.is_cuda else PART))
         x_e, x_s = net.normalise["exposure"](data["exposure"].x), net.normalise["star"](data["star"].x)
         context = net.context(x_e)
-        at_token = self.token.bias + context @ self.token_context
-        at_decoder = self.decoder[0].bias + context @ self.decoder_context
-        of_star = self.measurement[0].bias + x_s @ self.measurement_star
+        at_token = self.kept(self.token.bias + context @ self.token_context)
+        at_decoder = self.kept(self.decoder.bias + context @ self.decoder_context)
+        of_star = self.kept(self.measurement.bias + x_s @ self.measurement_star)
         visits = x.new_zeros(n_stars).index_add_(0, star, x.new_ones(1).expand(n))
-        h, of_stars = x.new_empty(n, WIDTH), x.new_zeros(n_stars, WIDTH)
+        h, of_stars = x.new_empty(n, WIDTH, dtype=self.number), x.new_zeros(n_stars, WIDTH)
 
         def first(run: list[Part]) -> Tensor:
             sums: Tensor = x.new_zeros(2, n_nodes, WIDTH)
@@ -138,12 +159,12 @@ class FastNetwork:
         mean = sums[0] / count
         spread = ((sums[1] / count - mean**2).clamp(min=0.0) + 1e-6).sqrt()
         h_e = net.exposures(data, torch.cat([x_e, mean, spread], 1))
-        at_head = self.head[0].bias + h_e @ self.head_exposure
+        seen, at_head = self.kept(h_e), self.kept(self.head.bias + h_e @ self.head_exposure)
         weight, outlier, said = x.new_empty(n), x.new_empty(n), x.new_empty(n_stars, 2)
 
         def second(run: list[Part]) -> None:
             for part in run:
-                self._second(data, part, h_e, at_head, x_s, visits[part.stars], h, of_stars, weight, outlier, said)
+                self._second(data, part, seen, at_head, x_s, visits[part.stars], h, of_stars, weight, outlier, said)
 
         each(second, parts, threads)
         return Belief(
@@ -160,44 +181,47 @@ class FastNetwork:
         node = data["measurement"].exposure[part.rows]
         own = data["measurement"].x[part.rows]
         m = own.shape[1]
-        x = own.new_empty(own.shape[0], self.measurement_own.shape[0])
+        x = own.new_empty(own.shape[0], self.measurement_own.shape[0], dtype=self.number)
         torch.addcmul(self.shift, own, self.scale, out=x[:, :m]).clamp_(-5.0, 5.0)
         x[:, m : (m := self.token_own.shape[0])] = 0.0
         token = silu(taken(at_token, node).addmm_(x[:, :m], self.token_own), inplace=True)
         others = visits - 1.0
         any_other = (others > 0).to(token)
         share = any_other / others.clamp(min=1.0)
-        code = summed(token, visits) @ self.folded * share[:, None]
+        code = (summed(token, visits) @ self.folded).to(share) * share[:, None]
         code += torch.outer(any_other, self.of_any) + torch.log1p(others)[:, None] * self.of_number + self.of_none
-        hidden = taken(code, star).addmm_(token.mul_(-share.index_select(0, star)[:, None]), self.folded)
+        token.mul_(-self.kept(share).index_select(0, star)[:, None])
+        hidden = taken(self.kept(code), star).addmm_(token, self.folded)
         torch.addmm(self.code.bias, silu(hidden, inplace=True), self.code.weight, out=x[:, m : m + CODE])
         hidden = silu(taken(at_decoder, node).addmm_(x[:, : m + CODE], self.decoder_own), inplace=True)
-        out = narrow(self.decoder[2], silu(self.decoder[1](hidden), inplace=True))
+        out = narrow(self.decoder_last, silu(self.decoder_inner(hidden), inplace=True))
         log_variance = LARGEST_LOG_VARIANCE * torch.tanh(out[1] / LARGEST_LOG_VARIANCE)
         expected = torch.stack([out[0], log_variance, out[2].clamp(-8.0, 8.0)], 1)
         x[:, m + CODE :] = pad(expected, (0, x.shape[1] - m - CODE - 3))
         hidden = taken(of_star, star).addmm_(x, self.measurement_own)
         mine = h[part.rows]  # written to
-        torch.addmm(self.measurement[1].bias, silu(hidden, inplace=True), self.measurement[1].weight, out=mine)
+        last = self.measurement_last
+        torch.addmm(last.bias, silu(hidden, inplace=True), last.weight, out=mine)
         of_stars.copy_(summed(mine, visits))
+        mine = mine.to(sums)
         sums[0].index_add_(0, node, mine)
         sums[1].index_add_(0, node, mine * mine)
 
     def _second(
-        self, data: Any, part: Part, h_e: Tensor, at_head: Tensor, x_s: Tensor, visits: Tensor, h: Tensor,
+        self, data: Any, part: Part, seen: Tensor, at_head: Tensor, x_s: Tensor, visits: Tensor, h: Tensor,
         of_stars: Tensor, weight: Tensor, outlier: Tensor, said: Tensor,
     ) -> None:  # fmt: skip
         """Answers for the measurements and stars of a part."""
         star = data["measurement"].star[part.rows] - part.stars.start
         node = data["measurement"].exposure[part.rows]
-        around = summed(h_e, visits, node)
+        around = summed(seen, visits, node)
         visits = visits.clamp(min=1.0)[:, None]
         h_s = torch.cat([x_s[part.stars], of_stars[part.stars] / visits, around / visits], 1)
         h_s = self.star[1](silu(self.star[0](h_s), inplace=True))
         said[part.stars] = self.network.star_head(h_s)
         hidden = taken(at_head, node).addmm_(h[part.rows], self.head_own)
-        hidden += taken(h_s @ self.head_star, star)
-        out = narrow(self.head[1], silu(hidden, inplace=True))
+        hidden += taken(self.kept(h_s @ self.head_star), star)
+        out = narrow(self.head_last, silu(hidden, inplace=True)).to(weight)
         weight[part.rows] = LARGEST_WEIGHT * torch.tanh(out[0] / LARGEST_WEIGHT)
         outlier[part.rows] = out[1]
 
@@ -211,9 +235,18 @@ def taken(table: Tensor, index: Tensor) -> Tensor:
     """Rows of a table.
 
     On a GPU each row is followed by a gap: of aligned rows PyTorch would start a block for every index, too many for
-    rows as short as these.
+    rows as short as these. Numbers in half precision go by twos.
     """
-    return (pad(table, (0, 1))[:, :-1] if table.is_cuda else table).index_select(0, index)
+    if not table.is_cuda:
+        return table.index_select(0, index)
+    if table.dtype == torch.float16:
+        return gapped(table.contiguous().view(torch.float32)).index_select(0, index).view(torch.float16)
+    return gapped(table).index_select(0, index)
+
+
+def gapped(table: Tensor) -> Tensor:
+    """With a gap after each row."""
+    return pad(table, (0, 1))[:, :-1]
 
 
 def summed(rows: Tensor, visits: Tensor, index: Tensor | None = None) -> Tensor:

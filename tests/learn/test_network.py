@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from calib.learn.autoencoder import StarAutoencoder
+from calib.learn.ensemble import shipped
 from calib.learn.fast import FastNetwork
 from calib.learn.features import EXPOSURE, MEASUREMENT, NIGHT, STAR, features_of
 from calib.learn.network import Network, star_parts
@@ -74,6 +75,19 @@ def test_fast_is_the_network(which, threads, network, request):
         for layer in network.normalise.values():
             layer.mean.zero_()
             layer.spread.fill_(1.0)
+
+
+def test_half_precision_says_the_same(sample):
+    """As measurements are kept on a GPU, here on the shipped members: less than they disagree by, a hundred times."""
+    data = features_of(sample.problem, sample.fit).to_hetero_data()
+    single = [FastNetwork(member, torch.float32)(data) for member in shipped().members]
+    apart = torch.stack([said.weight for said in single]).std(0).mean()
+    for member, one in zip(shipped().members, single, strict=True):
+        half = FastNetwork(member, torch.float16)(data)
+        for name in half._fields:
+            torch.testing.assert_close(getattr(half, name), getattr(one, name), rtol=3e-3, atol=3e-3)
+        off = half.weight - one.weight
+        assert 0 < float(off.pow(2).mean().sqrt()) < 0.01 * float(apart)
 
 
 def test_stars_without_company_are_heard_too(network, sample):
