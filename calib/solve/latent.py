@@ -31,6 +31,8 @@ N_FACTORS = 2
 """Directions between them are angles."""
 START = 3e-3
 """Size of factors to begin from, mag, and the least that they may have while they are being found."""
+NOTHING = 1e-12
+"""Mean square of loadings that have faded: before any data it is 1."""
 FREE_PASSES, PASSES = 30, 60
 """Passes in which they are being found, and all."""
 
@@ -190,7 +192,7 @@ def _most_skew(loading: Array, covariance: Array, tries: int = 24) -> _Shape:
 def _moments(x: Array, weight: Array, direction: Array) -> _Shape:
     total = float(weight.sum())
     second = float((weight * x**2).sum()) / max(total, 1e-30)
-    if not second > 0.0:
+    if not second > NOTHING:
         return _Shape(direction, 0.0, 0.0, total)
     third, fourth = (float((weight * x**n).sum()) / total for n in (3, 4))
     return _Shape(direction, third / second**1.5, fourth / second**2, total)

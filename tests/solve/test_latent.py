@@ -108,3 +108,14 @@ def test_a_given_seeing_is_used_as_it_is():
     solution = calibrate(frame, exposures=given, config=ROBUST)
     assert "latent_seeing" not in solution.frames["zeropoints"].columns
     assert solution.diagnostics["model"]["seeing_response"]
+
+
+@pytest.mark.parametrize("n_stars", [1, 2, 3])
+def test_a_component_of_a_few_stars_shows_nothing(n_stars):
+    frame, _, _ = field(4, n_exposures=20, n_stars=100)
+    own = frame.filter(pl.col("star_id") < n_stars).with_columns(pl.col("star_id", "exposure_id") + 1000)
+    other = calibrate(pl.concat([frame, own]), config=ROBUST).frames["zeropoints"].filter(pl.col("exposure_id") >= 1000)
+    assert other.height == 20
+    assert other["zeropoint"].is_finite().all()
+    if "latent_seeing" in other.columns:
+        assert (other["latent_seeing"] == 0.0).all()
