@@ -11,6 +11,8 @@ from typing import Any, Literal
 METHODS = ("auto", "learned", "robust", "wls")
 DEVICES = ("auto", "cpu", "cuda")
 TERMS = ("auto", "on", "off")
+FLAT_GRADIENT = 2e-3
+"""mag; 1 mmag or less is met in cameras that star flats have levelled, 10 in small telescopes (docs/accuracy.md)."""
 
 
 class ConfigError(ValueError):
@@ -43,6 +45,12 @@ class Config:
     extinction
         ``auto`` or ``on``: zero-points of a night and band are tied by extinction linear in airmass, as tightly as the
         night's own scatter allows; ``off``: they are free.
+    site
+        Longitude to the east and latitude, deg: what airmass is worked out from where a table names none but mjd, ra
+        and dec; empty where unknown.
+    flat_gradient
+        Standard deviation of the fall of sensitivity from the middle of the field to a side that is left after
+        flat-fielding, mag, along each of two directions. Overlaps alone cannot tell it from a slope of the sky.
     score
         Whether methods are scored on held-out stars; ``auto`` needs it.
     covariance
@@ -65,6 +73,8 @@ class Config:
     seeing_response: Literal["auto", "on", "off"] = "auto"
     instrument: Literal["auto", "off", "offset", "color"] = "auto"
     extinction: Literal["auto", "on", "off"] = "auto"
+    site: list[float] = field(default_factory=list)
+    flat_gradient: float = FLAT_GRADIENT
     score: bool = True
     covariance: bool = False
     max_passes: int = 60
@@ -95,6 +105,9 @@ class Config:
                 raise ConfigError(f"{name} is {value!r}; it is a whole number, not negative")
         if not isinstance(self.tolerance, int | float) or not 0 < self.tolerance < 1:
             raise ConfigError(f"tolerance is {self.tolerance!r}; it lies between 0 and 1")
+        if not isinstance(self.flat_gradient, int | float) or not 0 < self.flat_gradient < 1:
+            raise ConfigError(f"flat_gradient is {self.flat_gradient!r}; it is in mag, between 0 and 1")
+        object.__setattr__(self, "site", _site(self.site))
         if not all(isinstance(k, str) and isinstance(v, str) for k, v in self.columns.items()):
             raise ConfigError('columns maps names to names: canonical = "theirs"')
 
@@ -124,3 +137,16 @@ class Config:
     def resolved(self) -> dict[str, Any]:
         """All keys and values, for the record."""
         return dataclasses.asdict(self)
+
+
+def _site(value: Any) -> list[float]:
+    """Longitude and latitude, deg; nothing where nothing is said."""
+    if isinstance(value, list | tuple) and not value:
+        return []
+    good = isinstance(value, list | tuple) and len(value) == 2
+    if not good or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
+        raise ConfigError(f"site is {value!r}; it is [longitude to the east, latitude], deg")
+    longitude, latitude = float(value[0]), float(value[1])
+    if not (-180 <= longitude <= 360 and -90 <= latitude <= 90):
+        raise ConfigError(f"site is {value!r}; longitude lies between -180 and 360, latitude between -90 and 90")
+    return [longitude, latitude]

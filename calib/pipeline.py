@@ -23,6 +23,7 @@ from calib.solve.held_out_nights import NightSplit, score_nights
 from calib.solve.methods import Solved, resolve_robust, solve_robust, solve_wls
 from calib.solve.select import deciding_part
 from calib.solve.split import Half, SplitScore, score
+from calib.tables.airmass import NO_SITE, could_have_airmass, with_airmass
 from calib.tables.errors import InputError
 from calib.tables.measurements import Measurements, read_measurements
 from calib.tables.reference import read_reference
@@ -88,6 +89,10 @@ def calibrate(
     clock = _Clock()
     if not isinstance(measurements, Measurements):
         measurements = read_measurements(measurements, columns=config.columns, exposures=exposures)
+    if config.site:
+        measurements = with_airmass(measurements, config.site)
+    elif config.extinction != "off" and could_have_airmass(measurements):
+        measurements = replace(measurements, warnings=[*measurements.warnings, NO_SITE])
     references = None if reference is None else read_reference(reference)
     if references is not None:
         references.check(measurements)

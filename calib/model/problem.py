@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from calib.config import Config
+from calib.config import FLAT_GRADIENT, Config
 from calib.model.camera import Camera
 from calib.model.field import Field, Places
 from calib.model.rows import Rows, detector_codes
@@ -61,6 +61,8 @@ class Problem:
     camera
         Detectors and colours of the measurements; None where no terms of theirs are asked for, with one detector, or
         where each has its zero-point.
+    flat_gradient
+        As in `calib.config.Config`, mag.
     """
 
     graph: MeasurementGraph
@@ -81,6 +83,7 @@ class Problem:
     n_catalogue: int = 0
     survey_nodes: NDArray[np.int64] | None = None
     camera: Camera | None = None
+    flat_gradient: float = FLAT_GRADIENT
 
     @classmethod
     def of(cls, measurements: Measurements, config: Config) -> Problem:
@@ -115,6 +118,7 @@ class Problem:
             graph, rows, m, err, stars, nodes, band, bands, night, xy, field, response, seeing_scale,
             airmass if np.isfinite(airmass).any() else None, _log_seeing(nodes),
             camera=None if "detector" in nodes.columns or config.instrument == "off" else Camera.of(frame, take, rows),
+            flat_gradient=config.flat_gradient,
         )  # fmt: skip
 
     @property

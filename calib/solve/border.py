@@ -25,6 +25,8 @@ class Border:
         The parts; None where absent.
     illumination_at, levels_at
         For every pair of a part, its place among the hubs' pairs.
+    flat_gradient
+        As in `calib.config.Config`, mag.
     """
 
     hubs: Hubs
@@ -32,6 +34,7 @@ class Border:
     levels: NightLevels | None
     illumination_at: NDArray[np.int64]
     levels_at: NDArray[np.int64]
+    flat_gradient: float
 
     @classmethod
     def of(cls, problem: Problem, *, surfaces: bool, levels: bool) -> Border:
@@ -53,4 +56,4 @@ class Border:
         hubs = Hubs(first - problem.band.size, row[start], column[start], np.zeros(unique.size, bool))
         np.logical_or.at(hubs.ties, place, ties)
         n_light = 0 if light is None else light.row.size
-        return cls(hubs, light, nights, place[:n_light], place[n_light:])
+        return cls(hubs, light, nights, place[:n_light], place[n_light:], problem.flat_gradient)

@@ -48,7 +48,10 @@ class Terms:
         }
         # of each degree apart: a shared plane is hardly determined, and would be taken for as large as the quadratic is
         self.night = {g: GroupPrior(p.size, 1e-6, 10.0, strength=2.0, usual=2.5e-7) for g, p in self.surfaces.items()}
-        self.band = {g: GroupPrior(p.size, 1e-6, 30.0, strength=2.0, usual=1e-6) for g, p in self.surfaces.items()}
+        usual = {1: border.flat_gradient**2, 2: 1e-6}
+        self.band = {
+            g: GroupPrior(p.size, usual[g], 30.0, strength=2.0, usual=usual[g]) for g, p in self.surfaces.items()
+        }
         self.response = BlendPrior(design.n_stars) if design.star_block == 2 else None
         self.levels = None if border.levels is None else LevelPriors(border.levels)
         self.last: dict[str, Squares] = {}

@@ -17,9 +17,6 @@ from calib.model.problem import Problem
 
 Array = NDArray[np.float64]
 
-GRADIENT = 1e-3
-"""Standard deviation, mag over half the field, along each of two directions: that of a survey's illumination."""
-
 
 def gradient_patterns(problem: Problem) -> Iterator[Array]:
     """Magnitudes (n,) that one standard deviation of the gradient leaves, along each of two directions.
@@ -29,7 +26,7 @@ def gradient_patterns(problem: Problem) -> Iterator[Array]:
     graph = problem.graph
     node, star = graph.exposure, graph.star()
     own = (node < problem.n_exposures).astype(np.float32)
-    place = 2.0 * GRADIENT * graph.exposure_graph(None if own.all() else own).places()
+    place = 2.0 * problem.flat_gradient * graph.exposure_graph(None if own.all() else own).places()
     visits = np.maximum(np.bincount(star, own, graph.n_stars), 1)
     for k in range(2):
         at = np.bincount(star, own * place[node, k], visits.size) / visits

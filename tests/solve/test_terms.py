@@ -30,7 +30,7 @@ def border_of(design):
     order = np.lexsort((light.column, light.row))
     place = np.argsort(order)
     hubs = Hubs(light.n_hubs, light.row[order], light.column[order], light.ties[order])
-    return Border(hubs, light, None, place, np.zeros(0, np.int64))
+    return Border(hubs, light, None, place, np.zeros(0, np.int64), 1e-3)
 
 
 def test_nights_large_enough_have_hubs():

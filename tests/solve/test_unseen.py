@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from calib import Config, calibrate
-from calib.solve.unseen import GRADIENT
+from calib.config import FLAT_GRADIENT as GRADIENT
 
 WLS = Config(method="wls", score=False)
 SPACING = 0.7
