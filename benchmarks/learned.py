@@ -8,6 +8,10 @@ areas under the curve of outliers (glitches above 5 sigma), robust and learned, 
 their noise), which are the robust fit's in both, and of the photometric probability; and the pulls of the cloud where
 there is any. ``--four`` withholds all but the four needed columns; ``--split`` scores both methods on held-out stars
 too, as ``--method auto`` does, and says which it would take.
+
+Beside them stands what one would reach who knew the truth (benchmarks/known.py): ``known``, the zero-point rms over the
+robust one's of the robust fit's terms under the true variance of every measurement and without outliers, which is as
+far as weights go; and under ``could be`` the area of a chi-square for variable stars that knows all but them.
 """
 
 from __future__ import annotations
@@ -24,13 +28,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import polars as pl
+from known import known_variability, known_weights
 from other_world import PRESETS as OTHER_PRESETS
 from other_world import other_world
 
 from calib import Config
 from calib.learn.engine import solve_learned
 from calib.learn.ensemble import Ensemble, shipped
-from calib.learn.logits import outlier_logit, variable_logit
+from calib.learn.logits import outlier_logit
 from calib.learn.samples import Truth
 from calib.model.problem import Problem
 from calib.pipeline import MARGIN
@@ -87,7 +92,11 @@ def one(world: str, preset: str, seed: int, ensemble: Ensemble, four: bool, spli
         "coverage_95": found["learned"].coverage_95, "seconds": seconds,
     }  # fmt: skip
     if world == "calib" and not four:
-        row |= beside(problem, robust.fit, learned, Truth.of(problem, survey))
+        truth_of = Truth.of(problem, survey)
+        row |= beside(problem, robust.fit, learned, truth_of)
+        row["known"] = known_weights(problem, robust.fit, survey, truth_of) / found["robust"].rms
+        among, varies = caught(problem, robust.fit, truth_of)
+        row["variable_known"] = area_under_curve(known_variability(problem, survey, truth_of, among), varies)
     if split:
         halves: list[Any] = []
 
@@ -107,14 +116,11 @@ def one(world: str, preset: str, seed: int, ensemble: Ensemble, four: bool, spli
 def beside(problem: Problem, fit: Any, learned: Any, truth: Truth) -> dict[str, float]:
     """Outliers, variable stars and clouds."""
     clear = ~truth.outlier | (truth.outlier_sigma > 5.0)
-    star, visits = problem.graph.star(), np.diff(problem.graph.star_ptr)
-    base = fit.noise.base(problem.graph.exposure, fit.err)
-    noise = np.sqrt(np.bincount(star, base, visits.size) / np.maximum(visits, 1))
-    known = (visits > 1) & ((truth.variable == 0) | (truth.variable > 3.0 * noise))
+    among, varies = caught(problem, fit, truth)
     out = {
         "outlier_robust": area_under_curve(outlier_logit(problem, fit)[clear], truth.outlier[clear]),
         "outlier_learned": area_under_curve(learned.outlier[clear], truth.outlier[clear]),
-        "variable": area_under_curve(variable_logit(fit)[known], truth.variable[known] > 0),
+        "variable": area_under_curve(fit.weighted.perceptible[among], varies),
     }
     clouds = conditions_of(problem, learned.fit)
     if clouds is not None:
@@ -130,6 +136,15 @@ def beside(problem: Problem, fit: Any, learned: Any, truth: Truth) -> dict[str, 
     return out
 
 
+def caught(problem: Problem, fit: Any, truth: Truth) -> tuple[np.ndarray, np.ndarray]:
+    """Stars (S,) whose area under the curve is asked for, constant or with 3 times their noise; which of them vary."""
+    star, visits = problem.graph.star(), np.diff(problem.graph.star_ptr)
+    base = fit.noise.base(problem.graph.exposure, fit.err)
+    noise = np.sqrt(np.bincount(star, base, visits.size) / np.maximum(visits, 1))
+    among = (visits > 1) & ((truth.variable == 0) | (truth.variable > 3.0 * noise))
+    return among, truth.variable[among] > 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--world", choices=list(WORLDS), default="calib")
@@ -143,7 +158,7 @@ def main() -> None:
     ensemble = Ensemble.load(args.weights) if args.weights else shipped()
     print(f"{platform.platform()}, Python {platform.python_version()}, {len(ensemble.members)} networks")
     print(
-        "preset       seed      n  robust learned ratio |  pull  c68  c95 | outlier auc  variable | "
+        "preset       seed      n  robust learned ratio known |  pull  c68  c95 | outlier auc  variable could be | "
         "clear auc cloud |   s"
     )
     rows = []
@@ -154,9 +169,10 @@ def main() -> None:
             nan = float("nan")
             print(
                 f"{preset:12s} {seed:4d} {r['measurements']:6d} {r['robust_mmag']:7.2f} {r['learned_mmag']:7.2f} "
-                f"{r['ratio']:5.3f} | {r['pull']:5.2f} {r['coverage_68']:4.2f} {r['coverage_95']:4.2f} | "
+                f"{r['ratio']:5.3f} {r.get('known', nan):5.3f} | {r['pull']:5.2f} {r['coverage_68']:4.2f} "
+                f"{r['coverage_95']:4.2f} | "
                 f"{r.get('outlier_robust', nan):5.3f} {r.get('outlier_learned', nan):5.3f}  "
-                f"{r.get('variable', nan):8.3f} | "
+                f"{r.get('variable', nan):8.3f} {r.get('variable_known', nan):8.3f} | "
                 f"{r.get('photometric', nan):9.3f} {r.get('cloud_pull', nan):5.2f} | {r['seconds']:4.1f}"
                 + (f" | {'learned' if r['taken'] else 'robust'}" if "taken" in r else ""),
                 flush=True,
@@ -171,6 +187,12 @@ def main() -> None:
             f"{np.average([r[c] for r in rows], weights=exposures):.3f}" for c in ("coverage_68", "coverage_95")
         )
     )  # fmt: skip
+    if any("known" in r for r in rows):
+        for name, what in (("known", "weights that know every variance and outlier, over robust"),
+                           ("variable", "variable stars, area under the curve"),
+                           ("variable_known", "of one who knows all else")):  # fmt: skip
+            value = np.array([r[name] for r in rows])
+            print(f"{what}: median {np.median(value):.3f}, {value.min():.3f} to {value.max():.3f}")
     if args.split:
         taken = np.where([r["taken"] for r in rows], ratio, 1.0)
         print(f"as auto takes it: median {np.median(taken):.3f}, worst {taken.max():.3f}")

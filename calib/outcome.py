@@ -247,7 +247,7 @@ def _stars(
         problem.graph.star_ptr, problem.graph.exposure, problem.n_exposures, fit.estimate.residual, base,
         fit.resisting, fit.spread.prediction,
     )  # fmt: skip
-    variable = np.where(n_used > 1, np.clip(fit.weighted.variable, 0.0, 1.0), np.nan)
+    variable = np.where(n_used > 1, fit.weighted.perceptible, np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         chi2_dof = np.where(n_used > 1, chi2 / freedom, np.nan)
     columns: dict[str, Any] = {

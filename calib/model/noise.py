@@ -39,6 +39,8 @@ USUAL_EXPOSURES = 4.0
 """Exposures' worth of belief in them: surveys of few exposures learn little of their own."""
 TINY = 1e-10
 """Variance, mag^2, below which a part counts as absent (0.01 mmag)."""
+PERCEPTIBLE = 0.1
+"""Variability, over the variance of one measurement, that counts half as perceptible; less where many show less."""
 ORDINARY_STARS = 0.8
 """Where most stars scatter by more than their noise, variable are those beyond what this share of them does."""
 LARGE = 2_000_000
@@ -201,11 +203,13 @@ def _base(node, err, c2, rest):
 
 @njit(cache=True, nogil=True)
 def _weigh(
-    star_ptr, node, err, base, r2, v, free, table, grid, log_shares, beyond, w, variable, u_mean, sums, shares
+    star_ptr, node, err, base, r2, v, free, table, grid, log_shares, beyond, w, variable, perceptible, u_mean, sums,
+    shares,
 ):
-    # weights (n) and, per star, the probability that u_s is grid[beyond] or more, and its expectation; sums (E, 7);
-    # returns the log likelihood. r2 is the squared residual, v the prediction's variance, free = 1 - h. Marginalised
-    # over the grid of u_s: every quantity is an expectation over its posterior.
+    # weights (n) and, per star, the probability that u_s is grid[beyond] or more, the same of what its measurements
+    # could show, and u_s's expectation; sums (E, 7); returns the log likelihood. r2 is the squared residual, v the
+    # prediction's variance, free = 1 - h. Marginalised over the grid of u_s: every quantity is an expectation over its
+    # posterior.
     S = star_ptr.size - 1
     G = grid.size
     p = np.empty(G)
@@ -215,12 +219,16 @@ def _weigh(
         high = star_ptr[s + 1]
         if high == low:
             variable[s] = np.exp(log_shares[beyond:]).sum()
+            perceptible[s] = 0.0
             u_mean[s] = 0.0
             continue
         # the share of the star's measurements that its own fit left free
         kept = 0.0
+        noise = 0.0
         for i in range(low, high):
             kept += free[i]
+            noise += np.float64(base[i])
+        least = min(PERCEPTIBLE, 2.0 / max(kept, LEAST_FREE)) * (noise / (high - low) + grid[beyond - 1])
         kept /= high - low
         for k in range(G):
             # products of a few terms at a time, one logarithm each
@@ -248,6 +256,9 @@ def _weigh(
             if kept > LEAST_FREE:
                 shares[k] += p[k]
         variable[s] = min(p[beyond:].sum(), 1.0)
+        perceptible[s] = 0.0
+        for k in range(beyond, G):
+            perceptible[s] += p[k] * grid[k] / (grid[k] + least)
         u_mean[s] = u
         for i in range(low, high):
             wi = 0.0
@@ -293,10 +304,27 @@ def _excess_likelihood(star_ptr, node, base, excess, r2, free, u_mean, table, gr
 
 @dataclass(frozen=True)
 class Weighted:
-    """Weights (n,) in 1/mag^2, and per star the probability of variability and the expected u_s."""
+    """Weights and what is learned of stars.
+
+    Attributes
+    ----------
+    w
+        (n,), 1/mag^2.
+    variable
+        (S,), probability that u_s is beyond what is ordinary.
+    perceptible
+        (S,), probability that it is, and by as much as the star's measurements could show: an amount u counts by
+        ``u / (u + q s^2)``, with s^2 their mean variance and q the smaller of `PERCEPTIBLE` and 2 over their number.
+        A star too faint to tell has the share of all stars in ``variable``, and next to nothing here.
+    variability
+        (S,), expected u_s, mag^2.
+    sums
+        For the update.
+    """
 
     w: NDArray[np.floating]
     variable: Array
+    perceptible: Array
     variability: Array
     sums: NodeSums
 
@@ -333,12 +361,12 @@ def weigh(
     if leverage is not None:
         np.clip(1.0 - leverage, 0.0, 1.0, out=free, casting="same_kind")
     w: NDArray[np.floating] = np.empty(node.size, np.float64 if node.size < LARGE else np.float32)
-    variable, u = np.empty(n_stars), np.empty(n_stars)
+    variable, perceptible, u = np.empty((3, n_stars))
     sums, shares = np.zeros((n_nodes, 7)), np.full(VARIABILITY_GRID.size, 1e-3)
     shares[0] += 1.0
     log_likelihood = _weigh(
         star_ptr, node, err, base, squared_residual, v, free, model.tails.table, VARIABILITY_GRID, np.log(model.shares),
-        model.beyond_ordinary, w, variable, u, sums, shares,
+        model.beyond_ordinary, w, variable, perceptible, u, sums, shares,
     )  # fmt: skip
     tails = None
     if fit_tails:
@@ -354,4 +382,4 @@ def weigh(
         score_sigma, rate_sigma, score_one, rate_one, information_sigma, information_one, count,
         shares, tails, log_likelihood, excess,
     )  # fmt: skip
-    return Weighted(w, variable, u, found)
+    return Weighted(w, variable, perceptible, u, found)

@@ -110,8 +110,8 @@ def solve_wls(problem: Problem, config: Config, progress: Progress | None = None
     sums = NodeSums(*(np.zeros(design.n_nodes),) * 7, noise.shares, None, np.nan)
     border = Border.of(problem, surfaces=False, levels=False)
     found = RobustFit(
-        design, noise, Terms(design, border), Prior.none(design), Weighted(w, nothing, nothing, sums), problem.err, 0.0,
-        equations, estimate, spread, np.nan, 1, True, 0.0,
+        design, noise, Terms(design, border), Prior.none(design), Weighted(w, nothing, nothing, nothing, sums),
+        problem.err, 0.0, equations, estimate, spread, np.nan, 1, True, 0.0,
     )  # fmt: skip
     return stated(found, [], problem.err, config.seed)
 

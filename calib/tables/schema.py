@@ -129,7 +129,8 @@ _STARS = (
         "chi2_dof", "float64", "", "Chi-square per degree of freedom of the star's residuals.", "stat.fit.chi2", True
     ),
     OutputColumn(
-        "variability_probability", "float64", "", "Probability that the star varies.", "stat.probability", True
+        "variability_probability", "float64", "",
+        "Probability that the star varies by as much as its measurements could show.", "stat.probability", True,
     ),
     OutputColumn(
         "seeing_response", "float64", "mag", "Change of magnitude per unit of standardised seeing.", "stat.fit.param"

@@ -46,6 +46,7 @@ def oracle(model, star_ptr, node, err, r2, v=0.0, h=0.0):
     v, free = v + np.zeros(node.size), 1 - h + np.zeros(node.size)
     S, E = star_ptr.size - 1, model.band.size
     w, u, variable = np.zeros(node.size), np.zeros(S), np.full(S, model.shares[model.beyond_ordinary :].sum())
+    perceptible, ordinary = np.zeros(S), model.beyond_ordinary - 1
     sums, shares, total = np.zeros((7, E)), np.zeros(VARIABILITY_GRID.size), 0.0
     for s in range(S):
         at = np.arange(star_ptr[s], star_ptr[s + 1])
@@ -59,6 +60,8 @@ def oracle(model, star_ptr, node, err, r2, v=0.0, h=0.0):
         total += evidence
         shares += p
         variable[s], u[s] = p[model.beyond_ordinary :].sum(), p @ VARIABILITY_GRID
+        least = min(0.1, 2 / free[at].sum()) * (base[at].mean() + VARIABILITY_GRID[ordinary])
+        perceptible[s] = (p * VARIABILITY_GRID / (VARIABILITY_GRID + least))[model.beyond_ordinary :].sum()
         tau = expected_weight(model, (r2 + v)[at, None] / s2) / s2
         w[at] = tau @ p
         sigma2 = err[at].astype(float) ** 2
@@ -67,7 +70,7 @@ def oracle(model, star_ptr, node, err, r2, v=0.0, h=0.0):
         values = (sigma2 * score, sigma2 * rate, score, rate, sigma2**2 * info, info, one)
         for row, value in zip(sums, values, strict=True):
             np.add.at(row, node[at], value)
-    return w, variable, u, sums, shares, total
+    return w, variable, perceptible, u, sums, shares, total
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -77,9 +80,10 @@ def test_weights_and_sums_are_those_of_the_mixture(seed):
         rng = np.random.default_rng(seed)
         given = *given, rng.uniform(0, 1e-4, given[2].size), rng.uniform(0, 0.9, given[2].size)
     found = weigh(*given)
-    w, variable, u, sums, shares, total = oracle(*given)
+    w, variable, perceptible, u, sums, shares, total = oracle(*given)
     np.testing.assert_allclose(found.w, w, rtol=1e-4)
     np.testing.assert_allclose(found.variable, variable, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found.perceptible, perceptible, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(found.variability, u, rtol=1e-4, atol=1e-9)
     s = found.sums
     got = (s.score_sigma, s.rate_sigma, s.score_one, s.rate_one, s.information_sigma, s.information_one, s.count)
@@ -247,3 +251,19 @@ def test_copies_and_spreads():
     np.testing.assert_array_equal(wide.floor, model.floor)
     np.testing.assert_array_equal(wide.error_scale2, model.survey_scale2[wide.band])
     np.testing.assert_allclose(wide.excess, model.excess_shares @ EXCESS_GRID)
+
+
+@pytest.mark.parametrize(
+    ("noise", "variability", "visits", "low", "high"),
+    [(0.1, 0.0, 6, 0.0, 0.02), (0.005, 0.0, 6, 0.0, 0.1), (0.02, 0.2, 12, 0.99, 1.0), (0.02, 0.007, 2000, 0.9, 1.0)],
+)
+def test_a_star_varies_perceptibly_where_its_measurements_could_show_it(noise, variability, visits, low, high):
+    """Faint and constant, bright and constant, an RR Lyrae, and a small wave in many visits."""
+    rng = np.random.default_rng(8)
+    model = NoiseModel.start(np.zeros(1, np.int32), np.ones(1), floor=1e-6)
+    model.tails = Tails(np.array([0.995, *[0.001] * 5]))
+    y = rng.normal(0, np.hypot(noise, variability), visits)
+    err = np.full(visits, noise, np.float32)
+    found = weigh(model, np.array([0, visits]), np.zeros(visits, np.int32), err, (y - y.mean()) ** 2)
+    assert low <= found.perceptible[0] <= high
+    assert found.perceptible[0] <= found.variable[0]
