@@ -48,7 +48,7 @@ class ZeropointCovariance:
     offset_variance
         (components,), of the scale that reference stars set, mag^2; shared by all of a component.
     response
-        (E,), s, what blends too faint to be seen do to all zero-points together, mag.
+        (E,), s, what a response that all stars have in common may do to all zero-points together, mag.
     beyond
         (E,), variance that each zero-point has for itself, mag^2.
     linked

@@ -102,7 +102,7 @@ def outcome(
     shared = shared_errors(problem, solved, star_component, anchors)
     covariance = ZeropointCovariance(
         solved.equations, functional, top.component, solved.inflation[top.component], anchors.variance,
-        top.about_mean(faint), solved.beyond, linked, shared.zeropoints,
+        top.about_mean(fit.common_response_error), solved.beyond, linked, shared.zeropoints,
     )  # fmt: skip
     z_err = np.sqrt(covariance.diagonal(spread.node[:n_nodes, 0, 0]))
     star_variance = np.maximum(spread.star[:, 0], 0.0)

@@ -48,6 +48,9 @@ class BlendPrior:
         best-measured quarter of stars leave in zero-points. Its size is the geometric mean of what noise can hide and
         of the mean response that is seen, its sign is that one's: faint blends go the way of the bright ones.
         Zero-points are freed of it, and it is its own standard error (`calib.solve.robust.RobustFit.faint_blends`).
+    unsettled
+        Standard error of the place of zero, mag per standard deviation of seeing: half the width of the shortest half
+        of the responses of the best-measured quarter of stars. A clear spike is as narrow as `SPIKE`.
     """
 
     n_stars: int
@@ -56,6 +59,7 @@ class BlendPrior:
     mean: Array = field(default_factory=lambda: np.zeros(0))
     gain: float = 0.0
     common: float = 0.0
+    unsettled: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.precision.size:
@@ -91,6 +95,8 @@ class BlendPrior:
         # how much light neighbours add at all is known from those that are seen: half-way, in ratio
         seen = float(np.average(mean[at], weights=1.0 / cavity_variance[at])) if at.any() else 0.0
         self.common = float(np.copysign(np.sqrt(hidden * min(abs(seen), hidden)), seen))
+        order = np.flatnonzero(at)[np.argsort(cavity_variance[at])]
+        self.unsettled = 0.5 * shortest_half(mean[order[: max(int(0.25 * order.size), 1)]])
         none = -0.5 * (np.log(2 * np.pi * cavity_variance) + cavity_mean**2 / cavity_variance)
         self.gain = float((total - none)[informed].sum())
         self.shares = counts / counts.sum()
@@ -111,6 +117,13 @@ class BlendPrior:
             means.append(sign * s * first)
             variances.append(v * second)
         return np.stack(log_z, 1), np.stack(means, 1), np.stack(variances, 1)
+
+
+def shortest_half(values: Array) -> float:
+    """Width of the shortest interval that holds half of the values."""
+    ordered = np.sort(values)
+    inside = (ordered.size + 1) // 2
+    return float((ordered[inside - 1 :] - ordered[: ordered.size - inside + 1]).min()) if inside else 0.0
 
 
 def _truncated(a: Array, log_cdf: Array) -> tuple[Array, Array]:

@@ -66,14 +66,20 @@ class RobustFit:
     def faint_blends(self) -> Array:
         """(E,), mag, what is added to zero-points for blends too faint to be seen one by one, the same for all stars.
 
-        As much as that about the component's mean is its own standard error, of all zero-points together.
-
         ``m = M + (b_s + b) h_e - z_e`` with a response b common to all stars leaves ``z_e - b h_e`` as the zero-point.
         """
         prior, response = self.terms.response, self.design.response
         if prior is None or response is None:
             return np.zeros(self.design.n_nodes)
         return np.asarray(prior.common * response)
+
+    @property
+    def common_response_error(self) -> Array:
+        """(E,), mag, s: standard error of what all stars' responses have in common, of all zero-points together."""
+        prior, response = self.terms.response, self.design.response
+        if prior is None or response is None:
+            return np.zeros(self.design.n_nodes)
+        return np.asarray(np.hypot(prior.common, prior.unsettled) * response)
 
 
 def absolute_start(

@@ -1,10 +1,12 @@
 """The mixture of responses against numerical integration, and what it makes of simulated stars."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from scipy.stats import norm
 
-from calib.model.blends import SPIKE, TAILS, BlendPrior
+from calib.model.blends import SPIKE, TAILS, BlendPrior, shortest_half
 
 
 def panels(a, b, breaks, n=12):
@@ -125,9 +127,30 @@ def test_stars_that_know_nothing_take_the_prior():
     assert prior.shares.sum() == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("n", [1, 2, 7, 100])
+def test_the_shortest_half_is_that_of_all_halves(n):
+    values = np.random.default_rng(n).exponential(1.0, n)
+    halves = [np.ptp(part) for part in combinations(np.sort(values), (n + 1) // 2)] if n < 10 else None
+    ordered = np.sort(values)
+    runs = [np.ptp(ordered[i : i + (n + 1) // 2]) for i in range(n // 2 + 1)]
+    assert shortest_half(values) == pytest.approx(min(halves or runs))
+
+
+@pytest.mark.parametrize(("smear", "low", "high"), [(0.0, 0.0, 2 * SPIKE), (3e-3, 1e-3, 3e-3)])
+def test_the_place_of_zero_is_unsettled_without_a_spike(smear, low, high):
+    rng = np.random.default_rng(2)
+    value = rng.normal(0.0, smear, 400)
+    prior = BlendPrior(400)
+    for _ in range(30):
+        variance = 1.0 / (1.0 / 2e-4**2 + prior.precision)
+        prior.observe(variance * (value / 2e-4**2 + prior.precision * prior.mean), variance)
+    assert low <= prior.unsettled <= high
+
+
 def test_no_star_at_all():
     prior = BlendPrior(0)
     prior.observe(np.zeros(0), np.zeros(0))
+    assert prior.unsettled == 0.0
     assert prior.gain == 0.0
     assert np.isfinite(prior.common)
 

@@ -34,6 +34,14 @@ def test_zeropoints_are_moved_by_the_common_response_alone(solved):
     np.testing.assert_allclose(moved, common * (problem.response - problem.response.mean()), atol=1e-12)
 
 
+def test_errors_hold_what_is_taken_away_and_where_zero_is_unsettled(solved):
+    answer, problem, _ = solved
+    prior, n = answer.fit.terms.response, problem.n_exposures
+    assert 0 < prior.unsettled < abs(prior.common)  # most stars are single: a spike
+    expected = np.hypot(prior.common, prior.unsettled) * problem.response
+    np.testing.assert_allclose(answer.fit.common_response_error[:n], expected, rtol=1e-12)
+
+
 def test_less_of_the_seeing_is_left_in_the_zeropoints(solved):
     answer, problem, truth = solved
     half, n = answer.half(), problem.n_exposures
@@ -51,6 +59,7 @@ def test_without_responses_nothing_moves(solved):
     _, problem, _ = solved
     answer = solve_robust(problem, Config(seeing_response="off"))
     np.testing.assert_array_equal(answer.fit.faint_blends, 0.0)
+    np.testing.assert_array_equal(answer.fit.common_response_error, 0.0)
 
 
 def test_calibrated_magnitudes_stay_where_they_were(solved):
