@@ -217,7 +217,7 @@ class Network(nn.Module):
         for part in parts:
             heard = self.measurements(data, part, context)
             each = torch.cat([heard[0], heard[0] ** 2, torch.ones_like(heard[0][:, :1])], 1)
-            sums = sums.index_add(0, node[part.rows], each)
+            sums = sums.index_add(0, node[part.rows], each.to(sums))
         count = sums[:, -1:].clamp(min=1.0)
         mean, square = sums[:, :WIDTH] / count, sums[:, WIDTH:-1] / count
         spread = ((square - mean**2).clamp(min=0.0) + 1e-6).sqrt()
@@ -275,5 +275,5 @@ class Network(nn.Module):
                 count = pooled(torch.ones_like(h[member, :1]), night, x_g.shape[0]).clamp(min=1.0)
                 of_night = pooled(h[member], night, x_g.shape[0]) / count
                 g = self.night(torch.cat([x_g, of_night], 1))
-                h = h.index_add(0, member, self.from_night(torch.cat([h[member], g[night]], 1)))
+                h = h.index_add(0, member, self.from_night(torch.cat([h[member], g[night]], 1)).to(h))
         return h
