@@ -12,7 +12,7 @@ METHODS = ("auto", "learned", "robust", "wls")
 DEVICES = ("auto", "cpu", "cuda")
 TERMS = ("auto", "on", "off")
 FLAT_GRADIENT = 2e-3
-"""mag; 1 mmag or less is met in cameras that star flats have levelled, 10 in small telescopes (docs/accuracy.md)."""
+"""mag; a judgement, between cameras that star flats have levelled and those that nobody has (docs/accuracy.md)."""
 
 
 class ConfigError(ValueError):
