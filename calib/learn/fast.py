@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PART = 16384
 """Measurements of a part on a CPU: what a layer makes of them stays in a core's cache."""
 PART_CUDA = 4_000_000
-"""1.2 kB each while they are looked at."""
+"""And on a GPU: as many as keep it busy."""
 ALIGNED = 8
 """Columns in 16 bytes of half precision."""
 T = TypeVar("T")

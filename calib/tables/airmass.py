@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +17,8 @@ Array = NDArray[np.float64]
 
 LOWEST = 3.0
 """Altitude, deg, below which nothing is calibrated: the site, the time or the place is wrong."""
+YEARS = (0.0, 100_000.0)
+"""Modified Julian dates, of 1858 and 2132, between which a time is one: a Julian date is not."""
 
 NO_SITE = (
     "no airmass: nights do not tie zero-points; mjd, ra and dec are there, so that site = [longitude, latitude] in the"
@@ -31,7 +34,9 @@ def could_have_airmass(measurements: Measurements) -> bool:
 
 
 def airmass(ra: Array, dec: Array, mjd: Array, site: Sequence[float], scale: str = "utc") -> Array:
-    """Relative airmass (n,) of the true altitude, NaN below `LOWEST`; Young 1994, Applied Optics 33, 1108, equation 5.
+    """Relative airmass (n,) of the true altitude, NaN below `LOWEST` and outside `YEARS`.
+
+    Young 1994, Applied Optics 33, 1108, equation 5.
 
     Parameters
     ----------
@@ -47,14 +52,20 @@ def airmass(ra: Array, dec: Array, mjd: Array, site: Sequence[float], scale: str
     from astropy.time import Time
     from astropy.utils import iers
 
+    dated = (mjd > YEARS[0]) & (mjd < YEARS[1])
     place = EarthLocation.from_geodetic(site[0] * u.deg, site[1] * u.deg)
     # the Earth's rotation as it was known when astropy was installed: a second of it is nothing to an airmass
-    with iers.conf.set_temp("auto_download", False), iers.conf.set_temp("iers_degraded_accuracy", "ignore"):
-        frame = AltAz(obstime=Time(mjd, format="mjd", scale=scale if scale in Time.SCALES else "utc"), location=place)
+    with (
+        warnings.catch_warnings(), iers.conf.set_temp("auto_download", False),
+        iers.conf.set_temp("auto_max_age", None), iers.conf.set_temp("iers_degraded_accuracy", "ignore"),
+    ):  # fmt: skip
+        warnings.simplefilter("ignore")  # leap seconds to come
+        time = Time(np.where(dated, mjd, 60_000.0), format="mjd", scale=scale if scale in Time.SCALES else "utc")
+        frame = AltAz(obstime=time, location=place)
         altitude = np.asarray(SkyCoord(ra * u.deg, dec * u.deg).transform_to(frame).alt.rad, float)
     c = np.sin(altitude)
     x = (1.002432 * c**2 + 0.148386 * c + 0.0096467) / (c**3 + 0.149864 * c**2 + 0.0102963 * c + 0.000303978)
-    return np.asarray(np.where(altitude >= np.radians(LOWEST), x, np.nan))
+    return np.asarray(np.where(dated & (altitude >= np.radians(LOWEST)), x, np.nan))
 
 
 def with_airmass(measurements: Measurements, site: Sequence[float]) -> Measurements:
@@ -74,7 +85,7 @@ def with_airmass(measurements: Measurements, site: Sequence[float]) -> Measureme
     if below:
         said.append(
             f"site: {count(below, 'exposure')} would lie within {LOWEST:g} degrees of the horizon or below it,"
-            " without airmass: look at site (longitude to the east, latitude) and mjd"
+            " or in no year of these, without airmass: look at site (longitude to the east, latitude) and mjd"
         )
     if unable:
         said.append(f"site: {count(unable, 'exposure')} with no airmass, nor mjd, ra and dec to work it out")

@@ -28,6 +28,9 @@ def test_it_is_the_secant_high_up_and_known_at_the_horizon():
     assert high.sum() > 300
     np.testing.assert_allclose(x[high], secant[high], rtol=5e-3)
     assert np.isnan(x[secant < 0]).all()
+    for wrong in (2459000.5, 1e9, -5.0):
+        assert np.isnan(airmass(ra[:1], dec[:1], np.array([wrong]), SITE)).all()
+    assert np.isfinite(airmass(np.array([10.0]), np.array([-90.0]), np.array([90000.0]), SITE)).all()
     low = (secant > 5) & (secant < 10)
     assert (x[low] < secant[low]).all()
 
@@ -87,8 +90,8 @@ def test_what_is_given_stays_and_what_cannot_be_is_counted():
     assert x.is_null().to_list()[:4] == [False, True, True, False]
     assert done.warnings == [
         "airmass of 177 exposures worked out from mjd, ra, dec and site",
-        "site: 1 exposure would lie within 3 degrees of the horizon or below it, without airmass: look at site"
-        " (longitude to the east, latitude) and mjd",
+        "site: 1 exposure would lie within 3 degrees of the horizon or below it, or in no year of these, without"
+        " airmass: look at site (longitude to the east, latitude) and mjd",
         "site: 1 exposure with no airmass, nor mjd, ra and dec to work it out",
     ]
 
