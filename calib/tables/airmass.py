@@ -69,7 +69,7 @@ def airmass(ra: Array, dec: Array, mjd: Array, site: Sequence[float], scale: str
 
 
 def with_airmass(measurements: Measurements, site: Sequence[float]) -> Measurements:
-    """Fill in the airmass of exposures that have none but a time and a place on the sky; warnings count them."""
+    """Fill in the airmass of exposures that have none but a time and a place on the sky; warnings count the rest."""
     frame = measurements.exposures
     lacking = pl.col("airmass").is_null()
     able = pl.all_horizontal(pl.col("mjd", "ra", "dec").is_not_null())
@@ -80,8 +80,6 @@ def with_airmass(measurements: Measurements, site: Sequence[float]) -> Measureme
     below = int(np.isnan(x[rows]).sum())
     unable = int(frame.select((lacking & ~able).sum()).item())
     said = []
-    if rows.size > below:
-        said.append(f"airmass of {count(rows.size - below, 'exposure')} worked out from mjd, ra, dec and site")
     if below:
         said.append(
             f"site: {count(below, 'exposure')} would lie within {LOWEST:g} degrees of the horizon or below it,"

@@ -70,7 +70,7 @@ def test_a_site_serves_as_well_as_the_airmass():
     assert rms(sited, zero) == pytest.approx(rms(given, zero), rel=1e-6)
     assert rms(sited, zero) < 0.7 * rms(bare, zero)
     assert "airmass" in sited.frames["zeropoints"].columns
-    assert "airmass of 180 exposures worked out from mjd, ra, dec and site" in sited.diagnostics["warnings"]
+    assert not any("site" in text for text in sited.diagnostics["warnings"])
     assert any("site = [longitude, latitude]" in text for text in bare.diagnostics["warnings"])
     assert not any("site" in text for text in given.diagnostics["warnings"])
     off = calibrate(frame, exposures=exposures.drop("airmass"), config=Config(**ROBUST, extinction="off"))
@@ -87,9 +87,8 @@ def test_what_is_given_stays_and_what_cannot_be_is_counted():
     done = with_airmass(read_measurements(frame, exposures=exposures), SITE)
     x = done.exposures.sort("exposure_id")["airmass"]
     assert x[0] == 1.234
-    assert x.is_null().to_list()[:4] == [False, True, True, False]
+    assert x.is_null().to_list() == [False, True, True] + [False] * 177
     assert done.warnings == [
-        "airmass of 177 exposures worked out from mjd, ra, dec and site",
         "site: 1 exposure would lie within 3 degrees of the horizon or below it, or in no year of these, without"
         " airmass: look at site (longitude to the east, latitude) and mjd",
         "site: 1 exposure with no airmass, nor mjd, ra and dec to work it out",
