@@ -129,9 +129,12 @@ class FastNetwork:
         torch.set_num_threads(1)  # parts go side by side; layers split among threads would wait for each other
         try:
             with torch.inference_mode():
-                return self._ask(data, most, 1 if data["measurement"].x.is_cuda else threads)
+                said = self._ask(data, most, 1 if data["measurement"].x.is_cuda else threads)
         finally:
             torch.set_num_threads(threads)
+        if self.number == torch.float16 and not all(bool(x.isfinite().all()) for x in said):
+            return FastNetwork(self.network, torch.float32)(data, most)  # other weights may leave half's range
+        return said
 
     def _ask(self, data: Any, most: int | None, threads: int) -> Belief:
         net = self.network

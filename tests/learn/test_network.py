@@ -1,5 +1,7 @@
 """The network: nothing to say before training, the same in any order and in parts, blind to a measurement itself."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,18 @@ def test_half_precision_says_the_same(sample):
             torch.testing.assert_close(getattr(half, name), getattr(one, name), rtol=3e-3, atol=3e-3)
         off = half.weight - one.weight
         assert 0 < float(off.pow(2).mean().sqrt()) < 0.01 * float(apart)
+
+
+def test_numbers_beyond_half_precision_are_asked_in_single(sample):
+    data = features_of(sample.problem, sample.fit).to_hetero_data()
+    member = deepcopy(shipped().members[0])
+    with torch.no_grad():
+        member.measurement[0].weight.mul_(1e5)
+        member.measurement[2].weight.mul_(1e-5)
+    single, half = (FastNetwork(member, number)(data) for number in (torch.float32, torch.float16))
+    for name in half._fields:
+        assert torch.isfinite(getattr(half, name)).all()
+        torch.testing.assert_close(getattr(half, name), getattr(single, name))
 
 
 def test_stars_without_company_are_heard_too(network, sample):
