@@ -42,7 +42,7 @@ def known_variability(problem: Problem, survey: Any, truth: Truth, among: np.nda
     """Minus the log probability, of each of these stars, that a chi-square which knows everything else is so large.
 
     Known are zero-points, systematics, sigmas, and which measurements are outliers: what is left unknown is whether a
-    star that varies varied when it was looked at.
+    star that varies varied when it was looked at. The systematics of variable stars are left in, which flatters it.
     """
     rows = survey.truth_measurements[problem.input_row]
     star, n = problem.graph.star(), problem.graph.n_stars

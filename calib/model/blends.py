@@ -90,13 +90,13 @@ class BlendPrior:
         precision = np.maximum(1.0 / var - 1.0 / cavity_variance, LEAST_PRECISION / cavity_variance)
         self.precision = precision
         self.mean = (mean * (1.0 / cavity_variance + precision) - cavity_mean / cavity_variance) / precision
-        best = np.sort(np.sqrt(cavity_variance[at]))[: max(int(0.25 * at.sum()), 1)] if at.any() else np.zeros(1)
-        hidden = HIDDEN_SHARE * float(np.median(best))
+        order = np.flatnonzero(at)[np.argsort(cavity_variance[at])]
+        best = order[: max(int(0.25 * order.size), 1)]
+        hidden = HIDDEN_SHARE * float(np.median(np.sqrt(cavity_variance[best]))) if best.size else 0.0
         # how much light neighbours add at all is known from those that are seen: half-way, in ratio
         seen = float(np.average(mean[at], weights=1.0 / cavity_variance[at])) if at.any() else 0.0
         self.common = float(np.copysign(np.sqrt(hidden * min(abs(seen), hidden)), seen))
-        order = np.flatnonzero(at)[np.argsort(cavity_variance[at])]
-        self.unsettled = 0.5 * shortest_half(mean[order[: max(int(0.25 * order.size), 1)]])
+        self.unsettled = 0.5 * shortest_half(mean[best])
         none = -0.5 * (np.log(2 * np.pi * cavity_variance) + cavity_mean**2 / cavity_variance)
         self.gain = float((total - none)[informed].sum())
         self.shares = counts / counts.sum()

@@ -67,7 +67,6 @@ def test_zero_points_gain_by_it():
         ]
         ratio.append(rms[0] / rms[1])
     assert max(ratio) < 0.9
-    assert max(ratio) < 0.9
     assert np.median(ratio) < 0.65
 
 
