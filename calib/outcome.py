@@ -288,7 +288,7 @@ def _model(problem: Problem, solved: Solved) -> dict[str, Any]:
     if terms.response is not None:
         learned["single_star_share"] = float(terms.response.shares[0])
     if terms.levels is not None:
-        learned |= {"night_level_mag": terms.levels.level.scale**0.5, "night_slope_mag": terms.levels.slope.scale**0.5}
+        learned |= {f"night_{name}_mag": prior.scale**0.5 for name, prior in terms.levels.groups.items()}
     bands = problem.bands[: len(problem.bands) - problem.n_catalogue]  # the catalogues' noise is told by component
     return {
         "field": None if problem.field is None or fit.design.degree == 0 else problem.field.to_json(),

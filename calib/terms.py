@@ -20,9 +20,9 @@ Row = tuple[str, str, str, int | None, float, float]
 
 
 def term_rows(problem: Problem, solved: Solved) -> pl.DataFrame:
-    """Extinction of every night and band, the slope with seeing of every band, offset and colour slope of detectors.
+    """Extinction and its drift of every night and band, slope with seeing of every band, terms of detectors.
 
-    Errors of the first two are enlarged as those of the zero-points are that they rest on, by the mean over these
+    Errors of the first three are enlarged as those of the zero-points are that they rest on, by the mean over these
     exposures.
     """
     rows = _of_nights(problem, solved) + _of_instrument(problem, solved)
@@ -48,6 +48,10 @@ def _of_nights(problem: Problem, solved: Solved) -> list[Row]:
         hub = int(levels.slope(np.array([g]))[0])
         band, of_night = problem.bands[levels.band[g]], int(night[levels.node[first[g]]])
         rows.append(("extinction", band, "", of_night, theta[hub], float(np.sqrt(variance[hub] * night_grow2[g]))))
+        if levels.drifts:
+            hub = int(levels.drift(np.array([g]))[0])
+            error = float(np.sqrt(variance[hub] * night_grow2[g]))
+            rows.append(("extinction_drift", band, "", of_night, theta[hub], error))
     for b in range(levels.n_bands):
         hub = int(levels.band_hub(2, np.array([b], np.int32))[0])
         grown = band_grow2[b] if n_of_band[b] else 1.0

@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from calib import Config, calibrate
+from calib.simulate import SurveySpec, simulate
 from calib.tables import InputError
 
 ROBUST = Config(method="robust", score=False)
@@ -251,6 +252,36 @@ def test_extinction_of_fields_that_only_references_tie(clouded):
     assert component["n_exposures"] == 20
     # the catalogue's errors are too small by half, and that is found
     assert 0.012 < component["reference_scatter_mag"] < 0.04
+
+
+def test_extinction_that_drifts_through_the_night_is_followed():
+    spec = SurveySpec(layout="islands", n_exposures=90, stars_per_exposure=60, nights=6, visits=3, cloudy_nights=0.0)
+    made = simulate(spec, 46)
+    exposures = made.exposures.with_columns(
+        hours=24 * (pl.col("mjd") - pl.col("mjd").mean().over("night")),
+        drift=0.008 * (pl.col("night").rank("dense") % 3 - 1.0),
+    ).with_columns(lost=pl.col("drift") * pl.col("hours") * pl.col("airmass"))
+    own = made.measurements.join(exposures.select("exposure_id", "lost"), on="exposure_id", maintain_order="left")
+    table = made.measurements.with_columns(mag=pl.col("mag") + own["lost"])
+    given = exposures.drop("hours", "drift", "lost")
+    truth = made.truth_exposures.join(exposures.select("exposure_id", "lost"), on="exposure_id").sort("exposure_id")
+
+    def error(exposures):
+        solution = calibrate(table, exposures=exposures, config=ROBUST)
+        z = zeropoints(solution, "exposure_id")
+        gap = z.with_columns(gap=pl.col("zeropoint") - (truth["zeropoint"] - truth["lost"]))
+        gap = gap.with_columns(pl.col("gap") - pl.col("gap").mean().over("component"))
+        return solution, gap["gap"].to_numpy(), gap["zeropoint_err"].to_numpy()
+
+    solution, gap, err = error(given)
+    assert np.sqrt(np.mean((gap / err) ** 2)) < 1.3
+    _, without, _ = error(given.drop("mjd"))  # nights, without times
+    assert np.std(gap) < 0.8 * np.std(without)
+    found = solution.frames["terms"].filter(pl.col("name") == "extinction_drift").sort("night")
+    true = exposures.group_by("night").agg(pl.col("drift").first()).sort("night")
+    pull = (found["value"] - true["drift"]).to_numpy() / found["err"].to_numpy()
+    assert np.abs(pull).max() < 3.0
+    assert found["err"].to_numpy().max() < 0.004
 
 
 def test_two_bands_in_one_run_equal_two_runs():

@@ -36,3 +36,13 @@ def test_errors_of_terms_grow_with_those_of_the_zeropoints(nights):
     # three of the first night's six exposures are of the first component, all of the second's, seven of all ten
     np.testing.assert_allclose(ratio**2, [(9 + 1) / 2, 9, (7 * 9 + 3) / 10], rtol=1e-12)
     assert grown["value"].equals(bare["value"])
+
+
+def test_nights_whose_exposures_have_times_have_a_drift(nights):
+    problem, _ = nights
+    timed = replace(problem, mjd=60_000.0 + problem.night + 0.02 * np.arange(10))
+    rows = term_rows(timed, solve_robust(timed, Config(method="robust", score=False, extinction="on")))
+    assert rows["name"].to_list() == ["extinction", "extinction_drift"] * 2 + ["seeing"]
+    drift = rows.filter(pl.col("name") == "extinction_drift")
+    assert drift["night"].to_list() == [1, 2]
+    assert (drift["value"].abs() < 2.5 * drift["err"]).all()

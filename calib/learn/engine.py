@@ -153,7 +153,7 @@ def ensemble_variance(
             design.graph.star_ptr, design.graph.exposure, pulled, equations.w, equations.star_inverse, *place, out
         )
         change = ties.precision * np.exp(ties.factors(mean_tie)) * ties.factors(tie[k] - mean_tie)
-        for j in range(4):
+        for j in range(ties.unknown.shape[1]):
             np.add.at(out, (ties.unknown[:, j], ties.component), -change * gap * ties.coefficient[:, j])
         rhs[..., k] = out
     drawn = job.centring(equations.factor.solve(rhs)[:n, 0])

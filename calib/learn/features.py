@@ -256,10 +256,7 @@ def _exposures(problem: Problem, fit: RobustFit, n_nodes: int) -> list[Array]:
     levels = fit.terms.levels
     if levels is not None and levels.jitter.posterior is not None:
         h, precision = levels.levels, levels.jitter.precision
-        z = theta[:, 0]
-        s = h.band_hub(2, h.band[h.group])
-        gap = z[h.node] - z[h.level(h.group)] + h.airmass * z[h.slope(h.group)] - h.seeing * z[s]
-        jitter[h.node] = np.arcsinh(gap * np.sqrt(precision))
+        jitter[h.node] = np.arcsinh(h.jitter(theta[:, 0]) * np.sqrt(precision))
         held[h.node] = np.clip(precision * z_variance[h.node], 0.0, 2.0)
         photometric[h.node] = np.log(precision * 1e-4) / 4.0
         has_night[h.node] = 1.0

@@ -1,13 +1,15 @@
 """The ties of the prior, one by one: what holds a zero-point to its night and a surface to its illumination.
 
 A tie is ``pi (c . x - mu)^2`` over a few first or further coefficients of nodes and hubs: the jitter of a zero-point
-about its night's level, ``x = (z, a, k, s)``, ``c = (1, -1, X - 1, -q)``; and each coefficient of a surface less that
-of its hub, with mu zero. Robust precisions are read from the prior itself; the learned engine multiplies them.
+about its night's level, ``x = (z, a, k, s, d)``, ``c = (1, -1, X - 1, -q, t X)``; and each coefficient of a surface
+less that of its hub, with mu zero. Robust precisions are read from the prior itself; the learned engine multiplies
+them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,8 @@ from calib.solve.normal import Prior
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+MOST = 5
+"""Coefficients of a row."""
 SMOOTH, CURVED = 1, 2
 """Degrees of surfaces that have a factor of their own: planes and quadratics."""
 
@@ -29,13 +33,13 @@ class Ties:
     Attributes
     ----------
     unknown
-        (R, 4), node or hub of each coefficient of a row; 0 where a row has fewer, with coefficient 0.
+        (R, MOST), node or hub of each coefficient of a row; 0 where a row has fewer, with coefficient 0.
     coefficient
-        (R, 4).
+        (R, MOST).
     component
         (R,), which coefficient of the nodes: 0 the zero-point, then the surface's.
     pair
-        (R, 6), the hubs' pair of each two coefficients; -1 where there is none.
+        (R, pairs), the hubs' pair of each two coefficients; -1 where there is none.
     precision, mean
         (R,), under the robust prior, mag^-2 and mag.
     node, kind
@@ -61,10 +65,9 @@ class Ties:
         hubs, light, levels = border.hubs, border.illumination, border.levels
         unknown, coefficient, component, node, kind = [], [], [], [], []
         if levels is not None and levels.node.size:
-            n = levels.node.size
-            s = levels.band_hub(2, levels.band[levels.group])
-            unknown.append(np.stack([levels.node, levels.level(levels.group), levels.slope(levels.group), s], 1))
-            coefficient.append(np.stack([np.ones(n), -np.ones(n), levels.airmass, -levels.seeing], 1))
+            n, more = levels.node.size, ((0, 0), (0, MOST - levels.unknown.shape[1]))
+            unknown.append(np.pad(levels.unknown, more))
+            coefficient.append(np.pad(levels.coefficient, more))
             component.append(np.zeros(n))
             node.append(levels.node)
             kind.append(np.zeros(n))
@@ -72,23 +75,23 @@ class Ties:
             own = light.row < n_nodes
             n = int(own.sum())
             for c in range(1, K):
-                unknown.append(np.stack([light.row[own], light.column[own], np.zeros(n), np.zeros(n)], 1))
-                coefficient.append(np.tile([1.0, -1.0, 0.0, 0.0], (n, 1)))
+                unknown.append(np.pad(np.stack([light.row[own], light.column[own]], 1), ((0, 0), (0, MOST - 2))))
+                coefficient.append(np.tile([1.0, -1.0, *[0.0] * (MOST - 2)], (n, 1)))
                 component.append(np.full(n, c))
                 node.append(light.row[own])
                 kind.append(np.full(n, SMOOTH if c < 3 else CURVED))
         if not unknown:
             nothing = np.zeros(0, np.int64)
             return cls(
-                nothing.reshape(0, 4), np.zeros((0, 4)), nothing, nothing.reshape(0, 6), np.zeros(0), np.zeros(0),
-                nothing, nothing, n_nodes,
+                nothing.reshape(0, MOST), np.zeros((0, MOST)), nothing, nothing.reshape(0, len(_PAIRS)), np.zeros(0),
+                np.zeros(0), nothing, nothing, n_nodes,
             )  # fmt: skip
         u = np.concatenate(unknown).astype(np.int64)
         coef = np.concatenate(coefficient)
         comp = np.concatenate(component).astype(np.int64)
         width = n_nodes + hubs.n + 1
         keys = hubs.row.astype(np.int64) * width + hubs.column
-        pair = np.full((u.shape[0], 6), -1)
+        pair = np.full((u.shape[0], len(_PAIRS)), -1)
         for j, (a, b) in enumerate(_PAIRS):
             low, high = np.minimum(u[:, a], u[:, b]), np.maximum(u[:, a], u[:, b])
             at = np.minimum(np.searchsorted(keys, low * width + high), max(keys.size - 1, 0))
@@ -113,7 +116,7 @@ class Ties:
         """The prior with these precisions (R,) added to the ties, negative ones too."""
         diagonal, coupling, rhs = prior.diagonal.copy(), prior.coupling.copy(), prior.rhs.copy()
         c = self.component
-        for k in range(4):
+        for k in range(MOST):
             np.add.at(diagonal, (self.unknown[:, k], c, c), extra * self.coefficient[:, k] ** 2)
             np.add.at(rhs, (self.unknown[:, k], c), extra * self.mean * self.coefficient[:, k])
         for j, (a, b) in enumerate(_PAIRS):
@@ -134,4 +137,4 @@ class Ties:
         return np.asarray(out, float).reshape(self.n_nodes, 3)
 
 
-_PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
+_PAIRS = tuple(combinations(range(MOST), 2))

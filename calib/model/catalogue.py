@@ -66,7 +66,7 @@ def with_catalogue(problem: Problem, reference: pl.DataFrame) -> Problem:
         night=_longer(problem.night, np.full(more, -1)),
         xy=None if problem.xy is None else np.insert(problem.xy, place, 0.0, axis=0),
         response=_longer(problem.response, np.zeros(more)),
-        airmass=_longer(problem.airmass, np.full(more, np.nan)),
+        airmass=_longer(problem.airmass, np.full(more, np.nan)), mjd=_longer(problem.mjd, np.full(more, np.nan)),
         log_seeing=_longer(problem.log_seeing, np.zeros(more)),
         camera=None if problem.camera is None else problem.camera.with_catalogue(place),
     )

@@ -50,8 +50,8 @@ class Problem:
         (E,), standardised seeing; None when unknown.
     seeing_scale
         Mean and standard deviation of the power of the seeing, by which it was standardised.
-    airmass
-        (E,), NaN where unknown; None when no airmass is known.
+    airmass, mjd
+        (E,), NaN where unknown; None when none is known.
     log_seeing
         (E,), logarithm of the seeing over its median; 0 where unknown.
     n_catalogue
@@ -79,6 +79,7 @@ class Problem:
     response: Array | None
     seeing_scale: tuple[float, float] | None
     airmass: Array | None
+    mjd: Array | None
     log_seeing: Array
     n_catalogue: int = 0
     survey_nodes: NDArray[np.int64] | None = None
@@ -112,11 +113,11 @@ class Problem:
             night = nodes["night"].fill_null(-1).cast(pl.Int64).to_numpy()
         field, xy = _places(frame, nodes, graph.exposure, take, rows, config)
         response, seeing_scale = _response(nodes)
-        airmass = _condition(nodes, "airmass")
+        airmass, mjd = (x if np.isfinite(x).any() else None for x in (_condition(nodes, n) for n in ("airmass", "mjd")))
         band = nodes["band"].to_physical().to_numpy().astype(np.int32)
         return cls(
             graph, rows, m, err, stars, nodes, band, bands, night, xy, field, response, seeing_scale,
-            airmass if np.isfinite(airmass).any() else None, _log_seeing(nodes),
+            airmass, mjd, _log_seeing(nodes),
             camera=None if "detector" in nodes.columns or config.instrument == "off" else Camera.of(frame, take, rows),
             flat_gradient=config.flat_gradient,
         )  # fmt: skip

@@ -77,11 +77,11 @@ def variables(material: Material, most: int = 15) -> Table | None:
 
 
 def terms(material: Material) -> Table | None:
-    """Fitted terms other than extinction, which has a figure."""
+    """Fitted terms other than those of extinction, night by night, which have a figure and a file."""
     frame = material.terms
     if not {"name", "band", "value", "err"} <= set(frame.columns):
         return None
-    frame = frame.filter(pl.col("name") != "extinction").head(40)
+    frame = frame.filter(~pl.col("name").cast(pl.String).str.starts_with("extinction")).head(40)
     if not frame.height:
         return None
     rows = [

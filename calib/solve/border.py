@@ -44,7 +44,9 @@ class Border:
         first += 0 if light is None else light.n_hubs
         nights = None
         if levels and problem.night is not None and problem.airmass is not None:
-            nights = NightLevels.of(problem.band, problem.night, problem.airmass, problem.log_seeing, first)
+            nights = NightLevels.of(
+                problem.band, problem.night, problem.airmass, problem.log_seeing, first, problem.mjd
+            )
             first += 0 if nights is None else nights.n_hubs
         empty = np.zeros(0, np.int32)
         parts = [p for p in (light, nights) if p is not None]

@@ -36,11 +36,16 @@ def conditions_of(problem: Problem, fit: RobustFit) -> Clouds | None:
     count = np.maximum(np.bincount(h.group, minlength=h.n_groups), 1)
     middle = np.bincount(h.group, h.airmass, h.n_groups) / count
     s = h.band_hub(2, h.band[h.group])
+    drift, drift_variance = np.zeros(h.n_groups), np.zeros(h.n_groups)
+    if h.drifts:
+        drift = tight * theta[h.drift(groups)]
+        drift_variance = fit.spread.grounded[h.drift(groups), 0, 0] + (1.0 - tight) * levels.drift.scale
     y, variance, night = np.full(n, np.nan), np.full(n, np.nan), np.zeros(n, np.int64)
-    y[h.node] = theta[h.node] + slope[h.group] * h.airmass - h.seeing * theta[s]
+    y[h.node] = theta[h.node] + slope[h.group] * h.airmass + drift[h.group] * h.path - h.seeing * theta[s]
     # the night's level takes up what errors its exposures share: of these the gap to it is free
     variance[h.node] = np.clip(fit.spread.node[h.node, 0, 0], 0.0, levels.last["jitter"][1])
     variance[h.node] += slope_variance[h.group] * (h.airmass - middle[h.group]) ** 2
+    variance[h.node] += drift_variance[h.group] * h.path**2
     night[h.node] = h.group
     linked = fit.equations.topology.size[fit.equations.topology.component] > 1
     y[~linked] = np.nan

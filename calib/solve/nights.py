@@ -1,16 +1,19 @@
 """Nights: zero-points of one night are tied by extinction, as tightly as that night's own scatter allows.
 
-    z_e = a_night - k_night (X_e - 1) + s q_e + jitter_e
-    a_night ~ t(a_band, S_a),  k_night ~ t(k_band, S_k)
+    z_e = a_night - k_night (X_e - 1) - d_night t_e X_e + s q_e + jitter_e
+    a_night ~ t(a_band, S_a),  k_night ~ t(k_band, S_k),  d_night ~ t(0, S_d)
 
-with X the airmass and q the logarithm of the seeing (light lost from an aperture). A photometric night has a small
-scatter and ties its exposures even where they share no star; a cloudy one has a large scatter and ties nothing. Which
-is which is learned (calib/model/jitter.py); nothing is listed by hand.
+with X the airmass, t the hours since the middle of the night's exposures, and q the logarithm of the seeing (light lost
+from an aperture). d is the drift of extinction through the night, as in the ubercalibration of Padmanabhan et al. 2008
+(ApJ 674, 1217), there one number for the survey; it is carried where exposures have times. A photometric night
+has a small scatter and ties its exposures even where they share no star; a cloudy one has a large scatter and ties
+nothing. Which is which is learned (calib/model/jitter.py); nothing is listed by hand.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,23 +28,32 @@ USUAL_EXTINCTION = (0.15, 0.3)
 """Mean and standard deviation of k_band before any data, mag per airmass."""
 USUAL_SEEING_SLOPE = 0.1
 """Standard deviation of s before any data, mag per unit of ln(seeing)."""
+USUAL_DRIFT = 0.001
+"""Standard deviation of d before any data, mag per airmass and hour: what Padmanabhan et al. found in SDSS."""
 SMALLEST_NIGHT = 3
+SMALL_SCALE = 4e-8
+"""Variance, mag^2, of what a night has of its own that no longer matters (0.2 mmag)."""
 
 
 @dataclass(frozen=True)
 class NightLevels:
     """Hubs of the night model and how nodes hang on them.
 
-    Hubs of a band: a, k, s; hubs of a night of a band: a, k. Every pair couples their first coefficients.
+    Hubs of a band: a, k, s; hubs of a night of a band: a, k and, where times are known, d. Every pair couples their
+    first coefficients.
 
     Attributes
     ----------
     first, n_bands, n_groups
         Number of the first hub; bands; nights of a band.
+    n_of_night
+        Hubs of a night: 2, or 3 with the drift.
     node, group, band
         int32, the nodes that have a night model, each one's night, and each night's band.
-    airmass, seeing
-        X - 1 and q of those nodes.
+    airmass, seeing, path
+        X - 1, q and t X of those nodes; hours times airmass.
+    unknown, coefficient
+        (N, J), the node and the hubs whose sum is its jitter, ``sum_j coefficient_j theta[unknown_j]``.
     row, column, ties
         All pairs; ties are those between zero-points' levels.
     """
@@ -49,24 +61,58 @@ class NightLevels:
     first: int
     n_bands: int
     n_groups: int
+    n_of_night: int
     node: Ints
     group: Ints
     band: Ints
     airmass: Array
     seeing: Array
-    row: Ints
-    column: Ints
-    ties: NDArray[np.bool_]
+    path: Array
+    unknown: Ints = field(init=False)
+    coefficient: Array = field(init=False)
+    row: Ints = field(init=False)
+    column: Ints = field(init=False)
+    ties: NDArray[np.bool_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        group, ones = self.group, np.ones(self.node.size)
+        hubs = [
+            (self.node, ones), (self.level(group), -ones), (self.slope(group), self.airmass),
+            (self.band_hub(2, self.band[group]), -self.seeing),
+        ]  # fmt: skip
+        if self.drifts:
+            hubs.append((self.drift(group), self.path))
+        unknown = np.stack([h for h, _ in hubs], axis=1)
+        nights = np.arange(self.n_groups)
+        jitters = [(unknown[:, i], unknown[:, j], i + j == 1) for i, j in _pairs(len(hubs))]
+        of_bands = [
+            (self.band_hub(0, self.band), self.level(nights), True),
+            (self.band_hub(1, self.band), self.slope(nights), False),
+        ]
+        pairs = jitters + of_bands
+        one, other = (np.concatenate([p[k] for p in pairs]).astype(np.int32) for k in (0, 1))
+        for name, value in (
+            ("unknown", unknown), ("coefficient", np.stack([c for _, c in hubs], axis=1)),
+            ("row", np.minimum(one, other)), ("column", np.maximum(one, other)),
+            ("ties", np.concatenate([np.full(p[0].size, p[2]) for p in pairs])),
+        ):  # fmt: skip
+            object.__setattr__(self, name, value)
 
     @property
     def n_hubs(self) -> int:
-        """Three a band and two a night."""
-        return 3 * self.n_bands + 2 * self.n_groups
+        """Three a band, and those of nights."""
+        return 3 * self.n_bands + self.n_of_night * self.n_groups
+
+    @property
+    def drifts(self) -> bool:
+        """Whether nights have a drift."""
+        return self.n_of_night == 3
 
     @classmethod
     def of(
-        cls, band: Ints, night: NDArray[np.int64], airmass: Array, log_seeing: Array, first: int
-    ) -> NightLevels | None:
+        cls, band: Ints, night: NDArray[np.int64], airmass: Array, log_seeing: Array, first: int,
+        mjd: Array | None = None,
+    ) -> NightLevels | None:  # fmt: skip
         """Night model of the nodes whose night and airmass are known; None where no night has exposures enough."""
         known = (night >= 0) & np.isfinite(airmass)
         keys, which, counts = np.unique(np.c_[band, night][known], axis=0, return_inverse=True, return_counts=True)
@@ -77,26 +123,12 @@ class NightLevels:
         inside = good[which]
         node = np.flatnonzero(known)[inside].astype(np.int32)
         group = (np.cumsum(good) - 1)[which[inside]].astype(np.int32)
-        group_band = keys[good, 0].astype(np.int32)
-        n_bands = int(group_band.max()) + 1
-        self = cls(
-            first, n_bands, int(good.sum()), node, group, group_band, airmass[node] - 1.0, log_seeing[node],
-            np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, bool),
-        )  # fmt: skip
-        a, k = self.level(group), self.slope(group)
-        s = self.band_hub(2, group_band[group])
-        groups = np.arange(self.n_groups)
-        ga, gk, gs = self.level(groups), self.slope(groups), self.band_hub(2, group_band)
-        pairs = [
-            (node, a, True), (node, k, False), (node, s, False), (ga, gk, False), (gs, ga, False), (gs, gk, False),
-            (self.band_hub(0, group_band), ga, True), (self.band_hub(1, group_band), gk, False),
-        ]  # fmt: skip
-        row = np.concatenate([p[0] for p in pairs]).astype(np.int32)
-        column = np.concatenate([p[1] for p in pairs]).astype(np.int32)
-        ties = np.concatenate([np.full(p[0].size, p[2]) for p in pairs])
+        group_band, n_groups = keys[good, 0].astype(np.int32), int(good.sum())
+        hours = np.zeros(node.size) if mjd is None else _hours(mjd[node], group, n_groups)
         return cls(
-            first, n_bands, self.n_groups, node, group, group_band, self.airmass, self.seeing, row, column, ties
-        )
+            first, int(group_band.max()) + 1, n_groups, 3 if hours.any() else 2, node, group, group_band,
+            airmass[node] - 1.0, log_seeing[node], hours * airmass[node],
+        )  # fmt: skip
 
     def band_hub(self, which: int, band: Ints) -> Ints:
         """Hub of a band's a (0), k (1) or s (2)."""
@@ -104,11 +136,34 @@ class NightLevels:
 
     def level(self, group: NDArray[np.integer]) -> Ints:
         """Hub of a night's a."""
-        return (self.first + 3 * self.n_bands + 2 * group).astype(np.int32)
+        return (self.first + 3 * self.n_bands + self.n_of_night * group).astype(np.int32)
 
     def slope(self, group: NDArray[np.integer]) -> Ints:
         """Hub of a night's k."""
-        return (self.first + 3 * self.n_bands + 2 * group + 1).astype(np.int32)
+        return (self.level(group) + 1).astype(np.int32)
+
+    def drift(self, group: NDArray[np.integer]) -> Ints:
+        """Hub of a night's d."""
+        return (self.level(group) + 2).astype(np.int32)
+
+    def jitter(self, theta: Array) -> Array:
+        """(N,), how far nodes lie from their night, of first coefficients (E + H,)."""
+        return np.asarray(np.einsum("nj,nj->n", self.coefficient, theta[self.unknown]))
+
+
+def _pairs(n: int) -> list[tuple[int, int]]:
+    return list(combinations(range(n), 2))
+
+
+def _hours(mjd: Array, group: Ints, n_groups: int) -> Array:
+    """Hours since the mean time of each group; 0 where the time is not known."""
+    known = np.isfinite(mjd)
+    start = np.full(n_groups, np.inf)
+    np.minimum.at(start, group[known], mjd[known])
+    hours = np.where(known, 24.0 * (mjd - start[group]), 0.0)
+    count = np.bincount(group[known], minlength=n_groups)
+    mean = np.bincount(group, hours, n_groups) / np.maximum(count, 1)
+    return np.where(known, hours - mean[group], 0.0)
 
 
 @dataclass
@@ -127,11 +182,18 @@ class LevelPriors:
     levels: NightLevels
     level: GroupPrior = field(default_factory=lambda: GroupPrior(1, 0.03**2, 3.0, strength=2.0, usual=0.03**2))
     slope: GroupPrior = field(default_factory=lambda: GroupPrior(1, 0.03**2, 3.0, strength=2.0, usual=0.03**2))
+    drift: GroupPrior = field(default_factory=lambda: GroupPrior(1, USUAL_DRIFT**2, 3.0, 2.0, USUAL_DRIFT**2))
     jitter: JitterPrior = field(init=False)
     last: dict[str, tuple[Array, Array]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.jitter = JitterPrior(self.levels.group, self.levels.n_groups)
+
+    @property
+    def groups(self) -> dict[str, GroupPrior]:
+        """Priors by name: of nights' levels and slopes about their band's, of drifts about none."""
+        drift = {"drift": self.drift} if self.levels.drifts else {}
+        return {"level": self.level, "slope": self.slope} | drift
 
     def observe(self, theta: Array, variance: Array, covariance: Array) -> None:
         """Residuals of the night model after a solve.
@@ -144,59 +206,56 @@ class LevelPriors:
             (pairs of the levels,), covariances of the pairs' first coefficients.
         """
         h = self.levels
-        n, g = h.node.size, h.n_groups
-        bounds = np.cumsum([0, n, n, n, g, g, g, g, g])
-        ea, ek, es, ak, sa, sk, ba, bk = (covariance[i:j] for i, j in zip(bounds[:-1], bounds[1:], strict=True))
-        groups = np.arange(g)
-        a, k = h.level(h.group), h.slope(h.group)
-        s = h.band_hub(2, h.band[h.group])
-        x, q, of = h.airmass, h.seeing, h.group
-        residual = theta[h.node] - theta[a] + x * theta[k] - q * theta[s]
-        spread = (
-            variance[h.node] + variance[a] + x**2 * variance[k] + q**2 * variance[s]
-            - 2 * ea + 2 * x * ek - 2 * q * es - 2 * x * ak[of] + 2 * q * sa[of] - 2 * x * q * sk[of]
-        )  # fmt: skip
-        ga, gk = h.level(groups), h.slope(groups)
-        ta, tk = h.band_hub(0, h.band), h.band_hub(1, h.band)
-        self.last = {
-            "jitter": (residual**2, np.maximum(spread, 0.0)),
-            "level": ((theta[ga] - theta[ta]) ** 2, np.maximum(variance[ga] + variance[ta] - 2 * ba, 0.0)),
-            "slope": ((theta[gk] - theta[tk]) ** 2, np.maximum(variance[gk] + variance[tk] - 2 * bk, 0.0)),
-        }
+        n, c, night = h.node.size, h.coefficient, np.arange(h.n_groups)
+        residual = h.jitter(theta)
+        spread = np.einsum("nj,nj->n", c**2, variance[h.unknown])
+        pairs = _pairs(c.shape[1])
+        for k, (i, j) in enumerate(pairs):
+            spread += 2.0 * c[:, i] * c[:, j] * covariance[k * n : (k + 1) * n]
+        of_levels, of_slopes = covariance[len(pairs) * n :].reshape(2, -1)
+        self.last = {"jitter": (residual**2, np.maximum(spread, 0.0))}
+        for name, hub, band, both in (
+            ("level", h.level(night), h.band_hub(0, h.band), of_levels),
+            ("slope", h.slope(night), h.band_hub(1, h.band), of_slopes),
+        ):
+            gap2, apart = (theta[hub] - theta[band]) ** 2, variance[hub] + variance[band] - 2.0 * both
+            self.last[name] = (gap2, np.maximum(apart, 0.0))
+        if h.drifts:
+            self.last["drift"] = (theta[h.drift(night)] ** 2, variance[h.drift(night)])
         self.jitter.observe(residual, np.maximum(spread, 0.0))
 
     def update(self) -> float:
         """One step of every variance; returns the largest change of a log variance that matters."""
-        before = self.level.scale, self.slope.scale
-        everyone = np.ones(self.levels.n_groups, bool)
-        self.level.update(*self.last["level"], everyone)
-        self.slope.update(*self.last["slope"], everyone)
+        change = 0.0
+        for name, prior in self.groups.items():
+            before = prior.scale
+            prior.update(*self.last[name], np.ones(self.last[name][0].size, bool))
+            if max(before, prior.scale) > SMALL_SCALE:
+                change = max(change, abs(float(np.log(prior.scale / before))))
         self.jitter.update()
-        return float(max(abs(np.log(self.level.scale / before[0])), abs(np.log(self.slope.scale / before[1]))))
+        return change
 
     def quadratic(self, n_all: int) -> Quadratic:
         """The prior as a quadratic form over all n_all nodes and hubs."""
-        h = self.levels
+        h, c = self.levels, self.levels.coefficient
         lam, pull = self.jitter.precision, self.jitter.precision * self.jitter.mean
-        a, k, s = h.level(h.group), h.slope(h.group), h.band_hub(2, h.band[h.group])
-        x, q, g = h.airmass, h.seeing, h.n_groups
         diagonal, rhs = np.zeros(n_all), np.zeros(n_all)
-        for hub, c in ((h.node, np.ones(x.size)), (a, -np.ones(x.size)), (k, x), (s, -q)):
-            diagonal += np.bincount(hub, weights=lam * c**2, minlength=n_all)
-            rhs += np.bincount(hub, weights=pull * c, minlength=n_all)
-
-        def grouped(values: Array) -> Array:
-            return np.asarray(np.bincount(h.group, weights=values, minlength=g), float)
-
-        groups = np.arange(g)
-        if "level" in self.last:
-            la, lk = self.level.precision(*self.last["level"]), self.slope.precision(*self.last["slope"])
-        else:
-            la, lk = np.full(g, 1.0 / self.level.scale), np.full(g, 1.0 / self.slope.scale)
-        for hub, value in (
-            (h.level(groups), la), (h.band_hub(0, h.band), la), (h.slope(groups), lk), (h.band_hub(1, h.band), lk)
-        ):  # fmt: skip
-            diagonal += np.bincount(hub, weights=value, minlength=n_all)
+        for j in range(c.shape[1]):
+            diagonal += np.bincount(h.unknown[:, j], weights=lam * c[:, j] ** 2, minlength=n_all)
+            rhs += np.bincount(h.unknown[:, j], weights=pull * c[:, j], minlength=n_all)
+        night = np.arange(h.n_groups)
+        tight = {
+            name: prior.precision(*self.last[name]) if name in self.last else 1.0 / prior.scale
+            for name, prior in self.groups.items()
+        }
+        hubs = [
+            (h.level(night), "level"), (h.band_hub(0, h.band), "level"), (h.slope(night), "slope"),
+            (h.band_hub(1, h.band), "slope"),
+        ]  # fmt: skip
+        if h.drifts:
+            hubs.append((h.drift(night), "drift"))
+        for hub, name in hubs:
+            np.add.at(diagonal, hub, tight[name])
         bands = np.arange(h.n_bands, dtype=np.int32)
         # a band without a night has a level that nothing speaks of
         diagonal[h.band_hub(0, bands)] += np.bincount(h.band, minlength=h.n_bands) == 0
@@ -204,12 +263,11 @@ class LevelPriors:
         diagonal[h.band_hub(1, bands)] += 1.0 / width**2
         rhs[h.band_hub(1, bands)] += mean / width**2
         diagonal[h.band_hub(2, bands)] += 1.0 / USUAL_SEEING_SLOPE**2
-        pair = np.concatenate(
-            [-lam, lam * x, -lam * q, grouped(-lam * x), grouped(lam * q), grouped(-lam * x * q), -la, -lk]
-        )
-        return Quadratic(diagonal, pair, rhs)
+        jitters = [lam * c[:, i] * c[:, j] for i, j in _pairs(c.shape[1])]
+        of_bands = [np.broadcast_to(-tight[name], h.n_groups) for name in ("level", "slope")]
+        return Quadratic(diagonal, np.concatenate([*jitters, *of_bands]), rhs)
 
     def log_density(self) -> float:
-        """Log density of the jitters and of the nights' levels and slopes at their estimates."""
-        total = self.jitter.log_sites + float(self.level.log_density(self.last["level"][0]).sum())
-        return total + float(self.slope.log_density(self.last["slope"][0]).sum())
+        """Log density of the jitters and of what nights have of their own at their estimates."""
+        nights = sum(float(prior.log_density(self.last[name][0]).sum()) for name, prior in self.groups.items())
+        return self.jitter.log_sites + nights

@@ -104,8 +104,8 @@ def robust_fit(
 ) -> tuple[RobustFit, list[Trial]]:
     """The robust solve with the local terms that earn their place, and what was tried on the way.
 
-    Degrees are tried upwards while they gain; then the response to seeing. A survey of more than `PART_MEASUREMENTS`
-    tries them on a part of itself.
+    Degrees are tried upwards while they do not lose; then the response to seeing. A survey of more than
+    `PART_MEASUREMENTS` tries them on a part of itself.
     """
     plain = design_of(problem, 0)
     topology = Topology(plain)
@@ -193,9 +193,10 @@ def _tried(
         best, kinds = found, n
     for degree in degrees[1:]:
         found = attempt(degree, "", best, kinds)
-        if found.evidence < best.evidence + GAIN:
+        if found.evidence < best.evidence:
             break
-        best = found
+        if found.evidence > best.evidence + GAIN:  # a plane that hardly gains may be part of a quadratic that does
+            best = found
     if True in responses:
         found = attempt(best.design.degree, "seeing response", best, kinds, part.response)
         best = _better(best, found, trials, forced=False not in responses)
@@ -261,7 +262,7 @@ def without_idle(problem: Problem) -> Problem:
     return replace(
         problem, graph=MeasurementGraph(graph.star_ptr, number[graph.exposure], graph.order, nodes.size),
         nodes=problem.nodes[nodes], band=of(problem.band), night=of(problem.night), response=of(problem.response),
-        airmass=of(problem.airmass), log_seeing=of(problem.log_seeing),
+        airmass=of(problem.airmass), mjd=of(problem.mjd), log_seeing=of(problem.log_seeing),
         n_catalogue=int((nodes >= problem.n_exposures).sum()),
         survey_nodes=nodes if problem.survey_nodes is None else problem.survey_nodes[nodes],
     )  # fmt: skip

@@ -144,8 +144,7 @@ class Terms:
 
     def _scales(self) -> dict[str, GroupPrior]:
         """Every prior that has a scale, by name."""
-        levels = {} if self.levels is None else {"level": self.levels.level, "slope": self.levels.slope}
-        return self._shared() | levels
+        return self._shared() | ({} if self.levels is None else self.levels.groups)
 
     def _precision(self, prior: GroupPrior, name: str, n: int) -> Array:
         if name not in self.last:

@@ -160,7 +160,8 @@ _MEASUREMENTS = (
 _TERMS = (
     OutputColumn(
         "name", "string", "",
-        "extinction (mag per airmass), seeing (per ln), detector_offset (mag), detector_color (per mag of colour).",
+        "extinction (mag per airmass), extinction_drift (mag per airmass and hour), seeing (per ln), "
+        "detector_offset (mag), detector_color (per mag of colour).",
         "meta.id", True,
     ),  # fmt: skip
     OutputColumn("band", "string", "", "Band; empty where it is for all.", "meta.id;instr.bandpass", True),

@@ -4,35 +4,43 @@ import numpy as np
 import pytest
 
 from calib.model.jitter import JITTER_GRID
-from calib.solve.nights import USUAL_EXTINCTION, USUAL_SEEING_SLOPE, LevelPriors, NightLevels
+from calib.solve.nights import USUAL_DRIFT, USUAL_EXTINCTION, USUAL_SEEING_SLOPE, LevelPriors, NightLevels
 
 FIRST = 20
 
 
-@pytest.fixture
-def levels():
-    """Two bands, nights of 6, 5, 4 and 1 exposures, one exposure without airmass, one without a night."""
+@pytest.fixture(params=[False, True], ids=["untimed", "timed"])
+def levels(request):
+    """Two bands, nights of 6, 5, 4 and 1 exposures, one without airmass, one without a night, one without a time."""
     band = np.array([0] * 11 + [1] * 7, np.int32)
     night = np.array([1] * 6 + [2] * 4 + [-1] + [1] * 5 + [2, 1])
     rng = np.random.default_rng(0)
     airmass = rng.uniform(1.0, 2.0, band.size)
     airmass[17] = np.nan
-    return NightLevels.of(band, night, airmass, rng.normal(0, 0.2, band.size), FIRST)
+    mjd = 60_000.0 + night + rng.uniform(0.0, 0.3, band.size)
+    mjd[2] = np.nan
+    seeing = rng.normal(0, 0.2, band.size)
+    return NightLevels.of(band, night, airmass, seeing, FIRST, mjd if request.param else None)
 
 
 def rows(h, n_all):
-    """Residuals of the model as rows over all unknowns: of exposures, of nights' levels, of their slopes."""
+    """Residuals of the model as rows over all unknowns: of exposures, of nights' levels, slopes and drifts."""
     exposure = np.zeros((h.node.size, n_all))
-    level, slope = np.zeros((2, h.n_groups, n_all))
+    level, slope, drift = np.zeros((3, h.n_groups, n_all))
     band = FIRST + 3 * np.arange(h.n_bands)
-    night = FIRST + 3 * h.n_bands + 2 * np.arange(h.n_groups)
+    each = 3 if h.drifts else 2
+    night = FIRST + 3 * h.n_bands + each * np.arange(h.n_groups)
     for i, (e, g) in enumerate(zip(h.node, h.group, strict=True)):
         b = band[h.band[g]]
         exposure[i, [e, night[g], night[g] + 1, b + 2]] = 1.0, -1.0, h.airmass[i], -h.seeing[i]
+        if h.drifts:
+            exposure[i, night[g] + 2] = h.path[i]
     for g in range(h.n_groups):
         level[g, [night[g], band[h.band[g]]]] = 1.0, -1.0
         slope[g, [night[g] + 1, band[h.band[g]] + 1]] = 1.0, -1.0
-    return exposure, level, slope
+        if h.drifts:
+            drift[g, night[g] + 2] = 1.0
+    return exposure, level, slope, drift
 
 
 def test_who_hangs_on_a_night(levels):
@@ -40,7 +48,7 @@ def test_who_hangs_on_a_night(levels):
     assert levels.n_bands == 2
     np.testing.assert_array_equal(levels.node, np.r_[0:10, 11:16])
     np.testing.assert_array_equal(levels.band, [0, 0, 1])
-    assert levels.n_hubs == 3 * 2 + 2 * 3
+    assert levels.n_hubs == 3 * 2 + (3 if levels.drifts else 2) * 3
     assert (levels.row < levels.column).all()
 
 
@@ -48,6 +56,15 @@ def test_no_night_is_large_enough():
     band, night = np.zeros(4, np.int32), np.array([1, 1, 2, 2])
     assert NightLevels.of(band, night, np.ones(4), np.zeros(4), 4) is None
     assert NightLevels.of(band, np.ones(4, int), np.full(4, np.nan), np.zeros(4), 4) is None
+
+
+def test_hours_are_about_the_middle_of_the_night():
+    night, mjd = np.repeat([0, 1], 4), np.array([0.0, 0.1, 0.2, np.nan, 5.0, 5.1, 5.3, 5.4]) + 60_000
+    h = NightLevels.of(np.zeros(8, np.int32), night, np.full(8, 2.0), np.zeros(8), 8, mjd)
+    np.testing.assert_allclose(h.path, 2.0 * np.array([-2.4, 0.0, 2.4, 0.0, -4.8, -2.4, 2.4, 4.8]), atol=1e-6)
+    assert h.drifts
+    for untold in (None, np.full(8, np.nan), np.full(8, 60_000.0)):
+        assert not NightLevels.of(np.zeros(8, np.int32), night, np.full(8, 2.0), np.zeros(8), 8, untold).drifts
 
 
 def observed(levels, rng, n_all):
@@ -69,16 +86,17 @@ def test_quadratic_form_is_the_sum_of_squares(levels, seen):
     Q = np.diag(form.diagonal)
     np.add.at(Q, (levels.row, levels.column), form.pair)
     np.add.at(Q, (levels.column, levels.row), form.pair)
-    exposure, level, slope = rows(levels, n_all)
+    exposure, level, slope, drift = rows(levels, n_all)
     lam, mu = priors.jitter.precision, priors.jitter.mean
     la = priors.level.precision(*priors.last["level"]) if seen else 1 / priors.level.scale
     lk = priors.slope.precision(*priors.last["slope"]) if seen else 1 / priors.slope.scale
+    ld = priors.drift.precision(*priors.last["drift"]) if seen and levels.drifts else 1 / priors.drift.scale
     mean, width = USUAL_EXTINCTION
 
     def squares(x):
         hubs = x[FIRST : FIRST + 3 * levels.n_bands].reshape(-1, 3)
         usual = ((hubs[:, 1] - mean) ** 2).sum() / width**2 + (hubs[:, 2] ** 2).sum() / USUAL_SEEING_SLOPE**2
-        nights = (la * (level @ x) ** 2).sum() + (lk * (slope @ x) ** 2).sum()
+        nights = (la * (level @ x) ** 2).sum() + (lk * (slope @ x) ** 2).sum() + (ld * (drift @ x) ** 2).sum()
         return (lam * (exposure @ x - mu) ** 2).sum() + nights + usual
 
     constant = squares(np.zeros(n_all))
@@ -91,7 +109,9 @@ def test_quadratic_form_is_the_sum_of_squares(levels, seen):
 def test_observed_squares_and_variances_are_dense(levels):
     n_all = FIRST + levels.n_hubs
     priors, theta, covariance = observed(levels, np.random.default_rng(2), n_all)
-    for name, row in zip(("jitter", "level", "slope"), rows(levels, n_all), strict=True):
+    names = ("jitter", "level", "slope", "drift") if levels.drifts else ("jitter", "level", "slope")
+    assert set(priors.last) == set(names)
+    for name, row in zip(names, rows(levels, n_all), strict=False):
         square, variance = priors.last[name]
         np.testing.assert_allclose(square, (row @ theta) ** 2, rtol=1e-10, atol=1e-15)
         np.testing.assert_allclose(variance, np.einsum("ij,jk,ik->i", row, covariance, row), rtol=1e-9, atol=1e-12)
@@ -131,3 +151,26 @@ def test_one_cloud_on_a_clear_night_is_let_go():
     priors = LevelPriors(h)
     priors.observe(theta, np.full(theta.size, 1e-8), np.zeros(h.row.size))
     assert priors.jitter.precision[5] < 1e-3 * np.median(priors.jitter.precision)
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.006])
+def test_the_drift_of_extinction_is_found_where_there_is_one(drift):
+    rng = np.random.default_rng(5)
+    n_nights, each = 10, 20
+    night = np.repeat(np.arange(n_nights), each)
+    hours, airmass = rng.uniform(0.0, 8.0, night.size), rng.uniform(1.0, 2.0, night.size)
+    h = NightLevels.of(np.zeros(night.size, np.int32), night, airmass, np.zeros(night.size), night.size, hours / 24)
+    truth = drift * rng.normal(size=n_nights)
+    theta = np.zeros(night.size + h.n_hubs)
+    theta[h.node] = 0.001 * rng.normal(size=night.size)
+    theta[h.drift(np.arange(n_nights))] = truth
+    theta[: night.size] -= truth[night] * h.path
+    priors = LevelPriors(h)
+    for _ in range(30):
+        priors.observe(theta, np.full(theta.size, 1e-9), np.zeros(h.row.size))
+        priors.update()
+    if drift:
+        assert priors.drift.scale**0.5 == pytest.approx(truth.std(), rel=0.5)
+    else:
+        assert priors.drift.scale < 0.5 * USUAL_DRIFT**2
+    assert h.jitter(theta).std() == pytest.approx(0.001, rel=0.2)
