@@ -28,6 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from halves import lessons_of_halves, parts_of
 
 from calib.learn.ensemble import Ensemble
 from calib.learn.exact import LearnedEquations
@@ -82,6 +83,11 @@ class Thrice(Pupil):
     kind = ThreeTimes
 
 
+def split(lessons: list[Lesson]) -> list[Lesson]:
+    """Halves of the stars of every survey, each held against the other; surveys that cannot be halved are left out."""
+    return [half for lesson in lessons for half in lessons_of_halves(*parts_of(lesson.data.sample, 2))]
+
+
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "all": ("the whole network", {}),
     "autoencoder": ("without the autoencoder", {"parts": replace(ALL, autoencoder=False)}),
@@ -98,10 +104,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ties": ("ties of the prior as they are", {"parts": replace(ALL, ties=False)}),
     "responses": ("responses to seeing as they are", {"parts": replace(ALL, responses=False)}),
     "auxiliary": ("losses of zero-points alone", {"auxiliary": False}),
+    "split": ("star-split only, no truth", {"auxiliary": False, "lessons": split}),
     "two": ("two passes", {"pupil": Twice}),
     "three": ("three passes", {"pupil": Thrice}),
 }  # fmt: skip
-"""Name, what it is, and what of the plan is other, or who learns it."""
+"""Name, what it is, and what of the plan is other, or who learns it, or from what."""
 
 
 def lessons_of(folder: Path, most: int, least: int = 0) -> tuple[list[Lesson], list[Lesson], list[Lesson]]:
@@ -150,9 +157,10 @@ def ablate(
     for name in ["all", *(n for n in names if n != "all")]:
         what, other = VARIANTS[name]
         begin = time.process_time()
-        of_plan = {key: value for key, value in other.items() if key != "pupil"}
+        of_plan = {key: value for key, value in other.items() if key not in ("pupil", "lessons")}
+        taught = other.get("lessons", list)
         ensemble = trained(
-            replace(plan, **of_plan), train, choose, lambda text, name=name: say(f"{name}: {text}"),
+            replace(plan, **of_plan), taught(train), taught(choose), lambda text, name=name: say(f"{name}: {text}"),
             other.get("pupil", Pupil),
         )  # fmt: skip
         ratio = np.log(ratios(ensemble, judge))

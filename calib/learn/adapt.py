@@ -196,14 +196,16 @@ def adapted(
     if not enough or not LearnedEquations(fit).ties.precision.size:
         return None
     groups = []
-    for group in quarters(part, config.seed):
-        found = refit(group, fit, config)
-        groups.append(Group.of(found, heard(group, found, ensemble, device)))
+    group = dealt(part, 4, config.seed)
+    for k in range(4):
+        quarter = subset(part, group == k)
+        found = refit(quarter, fit, config)
+        groups.append(Group.of(found, heard(quarter, found, ensemble, device)))
     return judged(groups)
 
 
-def quarters(problem: Problem, seed: int) -> list[Problem]:
-    """Deal the stars to four groups; a star's bands stay together."""
+def dealt(problem: Problem, groups: int, seed: int) -> NDArray[np.int64]:
+    """(n,), the group of every measurement; a star's measurements, and its bands, are in one."""
     codes = problem.stars["star_id"].rank("dense").cast(pl.Int64).to_numpy() - 1
-    group = np.random.default_rng([seed, 4]).integers(4, size=int(codes.max()) + 1)[codes][problem.graph.star()]
-    return [subset(problem, group == k) for k in range(4)]
+    group = np.random.default_rng([seed, 4]).integers(groups, size=int(codes.max()) + 1)
+    return np.asarray(group[codes][problem.graph.star()])

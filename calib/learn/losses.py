@@ -37,12 +37,17 @@ CLEAR_VARIABLE = 1.0
 
 @dataclass
 class Lesson:
-    """A survey as training takes it: features, the solve, and the truth as tensors."""
+    """A survey as training takes it: features, the solve, and the truth as tensors.
+
+    ``truth_variance`` is zero where a simulation knows the truth; other stars of the same exposures may stand for it
+    (benchmarks/halves.py).
+    """
 
     seed: int
     data: HeteroData
     job: LearnedEquations
     truth: Tensor
+    truth_variance: Tensor
     linked: Tensor
     robust_error: Tensor
     robust_variance: Tensor
@@ -68,7 +73,8 @@ class Lesson:
         noise = np.sqrt(np.bincount(star, base, amplitude.size) / np.maximum(visits, 1))
         return cls(
             sample.seed, features_of(sample.problem, sample.fit).to_hetero_data(), job, torch.from_numpy(truth),
-            torch.from_numpy(size > 2), z - torch.from_numpy(truth), job.variances(*ones),
+            torch.zeros(n, dtype=torch.double), torch.from_numpy(size > 2), z - torch.from_numpy(truth),
+            job.variances(*ones),
             torch.from_numpy(outlier_logit(sample.problem, sample.fit)),
             torch.from_numpy(sample.truth.outlier).float(),
             torch.from_numpy(~sample.truth.outlier | (sample.truth.outlier_sigma > CLEAR_OUTLIER)).float(),
@@ -90,8 +96,9 @@ def losses_of(lesson: Lesson, said: Said) -> tuple[dict[str, Tensor], dict[str, 
     factors = tuple(torch.exp(x.double()) for x in (said.weight, said.tie, said.response))
     inside = lesson.linked
     error = (lesson.job.zeropoints(*factors) - lesson.truth)[inside]
-    variance = lesson.job.variances(*factors)[inside].clamp(min=1e-14)
-    before, before_variance = lesson.robust_error[inside], lesson.robust_variance[inside]
+    unsure = lesson.truth_variance[inside]
+    variance = lesson.job.variances(*factors)[inside].clamp(min=1e-14) + unsure
+    before, before_variance = lesson.robust_error[inside], lesson.robust_variance[inside] + unsure
 
     def log_ratio(weight: Tensor) -> Tensor:
         return 0.5 * torch.log((weight * error**2).sum() / (weight * before**2).sum())

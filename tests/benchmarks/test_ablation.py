@@ -37,11 +37,11 @@ def test_surveys_train_or_choose_or_judge(folder):
 def test_it_prints_what_was_run_and_a_row_for_each(folder, tmp_path, capsys):
     out = tmp_path / "rows.json"
     few = ["--most", str(HELD_OUT + 4), "--steps", "3", "--members", "2", "--batch", "2", "--every", "2", "--quiet"]
-    ablation.main(["--surveys", str(folder), *few, "--only", "ties,auxiliary", "--json", str(out)])
+    ablation.main(["--surveys", str(folder), *few, "--only", "ties,auxiliary,split", "--json", str(out)])
     said = capsys.readouterr().out
     assert "2 networks of 3 steps of 2 surveys" in said
     rows = json.loads(out.read_text())["rows"]
-    assert [row["name"] for row in rows] == ["all", "ties", "auxiliary"]
+    assert [row["name"] for row in rows] == ["all", "ties", "auxiliary", "split"]
     for row in rows:
         assert row["what"] in said
         assert 0.5 < row["median"] <= row["worst"] < 2.0
