@@ -3,11 +3,14 @@
 """How far zero-points lie from their night: a scatter of each night, and within it exposures that a cloud has moved.
 
 The prior of a jitter is a mixture of normals of mean zero: its night's variance, one of a grid whose shares are
-learned, times one of a few multiples whose shares are learned too. On a photometric night most exposures have the
-night's small variance and a passing cloud has a large multiple of it; a cloudy night has a large variance. What the
-mixture says of an exposure enters the solve as the normal with the moments of its posterior (expectation propagation,
-Minka 2001), against what all else says of that jitter. So nothing that a loose start made uncertain comes back as
-scatter.
+learned, times one of a few multiples. On a photometric night most exposures have the night's small variance and a
+passing cloud has a large multiple of it; a cloudy night has a large variance. How many have a multiple differs too: a
+night is calm, where next to none do, or unsettled, with shares that are learned. (With one share for all, the scatter
+of a calm night would be taken for a smaller one with tails, and its ties for tighter than they are.)
+
+What the mixture says of an exposure enters the solve as the normal with the moments of its posterior (expectation
+propagation, Minka 2001), against what all else says of that jitter. So nothing that a loose start made uncertain comes
+back as scatter.
 """
 
 from __future__ import annotations
@@ -25,9 +28,14 @@ JITTER_GRID: Array = np.asarray((0.0007 * 2.0 ** (0.5 * np.arange(22))) ** 2, fl
 """Variance of a night in mag^2: 0.7 mmag to 1 mag in steps of the square root of two."""
 MULTIPLES: Array = np.asarray(16.0 ** np.arange(4), float)
 """Of an exposure's variance over its night's: scatter of one, four, 16 and 64 times."""
+CALM: Array = np.array([0.99, 0.006, 0.003, 0.001])
+"""Shares of the multiples in a calm night."""
 USUAL_MULTIPLES: Array = np.array([0.88, 0.07, 0.03, 0.02])
+"""In an unsettled one, before any data."""
 USUAL_EXPOSURES = 20.0
 """Exposures' worth of belief in them."""
+USUAL_KINDS: Array = np.array([2.0, 2.0])
+"""Nights' worth of belief that calm nights are as many as unsettled ones."""
 USUAL_NIGHTS = 12.0
 """Nights' worth of belief that all variances on the grid are alike."""
 SMOOTH_STEPS = 2.0
@@ -57,8 +65,8 @@ class JitterPrior:
         int (N,), the night of each exposure.
     n_groups
         G.
-    shares, multiples
-        Learned shares of `JITTER_GRID` and of `MULTIPLES`.
+    shares, kinds, multiples
+        Learned shares of `JITTER_GRID`, of calm and unsettled nights, and of `MULTIPLES` in these.
     precision, mean
         (N,), each exposure's normal site, mag^-2 and mag.
     posterior
@@ -71,6 +79,7 @@ class JitterPrior:
     group: NDArray[np.int32]
     n_groups: int
     shares: Array = field(default_factory=lambda: np.full(JITTER_GRID.size, 1.0 / JITTER_GRID.size))
+    kinds: Array = field(default_factory=lambda: USUAL_KINDS / USUAL_KINDS.sum())
     multiples: Array = field(default_factory=lambda: USUAL_MULTIPLES.copy())
     precision: Array = field(default_factory=lambda: np.zeros(0))
     mean: Array = field(default_factory=lambda: np.zeros(0))
@@ -81,6 +90,11 @@ class JitterPrior:
         if not self.precision.size:
             self.precision, self.mean = np.full(self.group.size, LOOSE), np.zeros(self.group.size)
         self._counts: Array | None = None
+        self._kinds: Array | None = None
+
+    def like(self, other: JitterPrior) -> None:
+        """Begin from the shares that another has learned."""
+        self.shares, self.kinds, self.multiples = other.shares.copy(), other.kinds.copy(), other.multiples.copy()
 
     def observe(self, value: Array, variance: Array) -> None:
         """New sites from the posterior means and variances (N,) of all jitters, under the sites there are."""
@@ -88,20 +102,20 @@ class JitterPrior:
         left = np.maximum(1.0 / np.maximum(variance, 1e-16) - old, 1e-8 * old + 1e-8)
         v = 1.0 / left
         m = v * ((left + old) * value - old * old_mean)
-        log_z = _evidence(m, v, JITTER_GRID, MULTIPLES, np.log(self.multiples))
-        night = np.zeros((self.n_groups, JITTER_GRID.size))
+        log_multiples = np.log(np.stack([CALM, self.multiples]))
+        log_z = _evidence(m, v, JITTER_GRID, MULTIPLES, log_multiples)
+        night = np.zeros((self.n_groups, *log_z.shape[1:]))
         np.add.at(night, self.group, log_z)
-        night += np.log(self.shares)
-        total = logsumexp(night, axis=1)
-        self.posterior = np.exp(night - total[:, None])
+        night += np.log(self.kinds)[:, None] + np.log(self.shares)
+        total = logsumexp(night, axis=(1, 2))
+        both = np.exp(night - total[:, None, None])
+        self.posterior, self._kinds = both.sum(1), both.sum(2)
         # the sites that the estimate was made with, each scaled so that its integral with the cavity is the mixture's
         wide = v + 1.0 / old
         self.log_sites = float(total.sum()) + float(
             (0.5 * np.log(wide * old) + 0.5 * (m - old_mean) ** 2 / wide - 0.5 * old * (value - old_mean) ** 2).sum()
         )
-        mean, var, self._counts = _moments(
-            m, v, JITTER_GRID, MULTIPLES, np.log(self.multiples), log_z, self.posterior[self.group]
-        )
+        mean, var, self._counts = _moments(m, v, JITTER_GRID, MULTIPLES, log_multiples, log_z, both[self.group])
         precision = np.maximum(1.0 / var - left, LEAST_PRECISION * left)
         self.precision = precision
         self.mean = (mean * (left + precision) - m * left) / precision
@@ -110,6 +124,9 @@ class JitterPrior:
         """New shares from the last look."""
         assert self.posterior is not None
         assert self._counts is not None
+        assert self._kinds is not None
+        kinds = self._kinds.sum(0) + USUAL_KINDS
+        self.kinds = kinds / kinds.sum()
         nights = _SMOOTH @ self.posterior.sum(0) + USUAL_NIGHTS / JITTER_GRID.size
         self.shares = nights / nights.sum()
         exposures = self._counts + USUAL_EXPOSURES * USUAL_MULTIPLES
@@ -118,44 +135,50 @@ class JitterPrior:
 
 @njit(cache=True, nogil=True)
 def _evidence(m, v, grid, multiples, log_shares):
-    # (N, grid): log density of a cavity (m, v) under every variance of its night, summed over the multiples
-    out = np.empty((m.size, grid.size))
+    # (N, kinds, grid): log density of a cavity (m, v) under every kind and variance of its night, summed over the
+    # multiples
+    out = np.empty((m.size, log_shares.shape[0], grid.size))
     terms = np.empty(multiples.size)
     for i in range(m.size):
         for j in range(grid.size):
-            top = -np.inf
             for k in range(multiples.size):
                 total = v[i] + grid[j] * multiples[k]
-                terms[k] = log_shares[k] - 0.5 * (np.log(2.0 * np.pi * total) + m[i] * m[i] / total)
-                top = max(top, terms[k])
-            sum_ = 0.0
-            for k in range(multiples.size):
-                sum_ += np.exp(terms[k] - top)
-            out[i, j] = top + np.log(sum_)
+                terms[k] = -0.5 * (np.log(2.0 * np.pi * total) + m[i] * m[i] / total)
+            for q in range(log_shares.shape[0]):
+                top = -np.inf
+                for k in range(multiples.size):
+                    top = max(top, log_shares[q, k] + terms[k])
+                sum_ = 0.0
+                for k in range(multiples.size):
+                    sum_ += np.exp(log_shares[q, k] + terms[k] - top)
+                out[i, q, j] = top + np.log(sum_)
     return out
 
 
 @njit(cache=True, nogil=True)
 def _moments(m, v, grid, multiples, log_shares, log_z, posterior):
-    # mean and variance (N,) of each jitter given its night's posterior (N, grid), and the multiples' counts
+    # mean and variance (N,) of each jitter given its night's posterior (N, kinds, grid), and the counts of multiples in
+    # unsettled nights
     mean = np.empty(m.size)
     variance = np.empty(m.size)
     counts = np.zeros(multiples.size)
     for i in range(m.size):
         first = 0.0
         second = 0.0
-        for j in range(grid.size):
-            if posterior[i, j] < 1e-12:
-                continue
-            for k in range(multiples.size):
-                tau = grid[j] * multiples[k]
-                total = v[i] + tau
-                log_p = log_shares[k] - 0.5 * (np.log(2.0 * np.pi * total) + m[i] * m[i] / total)
-                share = posterior[i, j] * np.exp(log_p - log_z[i, j])
-                at = m[i] * tau / total
-                first += share * at
-                second += share * (at * at + v[i] * tau / total)
-                counts[k] += share
+        for q in range(log_shares.shape[0]):
+            for j in range(grid.size):
+                if posterior[i, q, j] < 1e-12:
+                    continue
+                for k in range(multiples.size):
+                    tau = grid[j] * multiples[k]
+                    total = v[i] + tau
+                    log_p = log_shares[q, k] - 0.5 * (np.log(2.0 * np.pi * total) + m[i] * m[i] / total)
+                    share = posterior[i, q, j] * np.exp(log_p - log_z[i, q, j])
+                    at = m[i] * tau / total
+                    first += share * at
+                    second += share * (at * at + v[i] * tau / total)
+                    if q == 1:
+                        counts[k] += share
         mean[i] = first
         variance[i] = max(second - first * first, 1e-18)
     return mean, variance, counts

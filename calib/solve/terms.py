@@ -64,8 +64,7 @@ class Terms:
         if self.response is not None and other.response is not None:
             self.response.shares = other.response.shares.copy()
         if self.levels is not None and other.levels is not None:
-            jitter, learned = self.levels.jitter, other.levels.jitter
-            jitter.shares, jitter.multiples = learned.shares.copy(), learned.multiples.copy()
+            self.levels.jitter.like(other.levels.jitter)
         return self
 
     def observe(self, design: Design, estimate: Estimate, spread: Spread) -> None:
