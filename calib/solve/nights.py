@@ -13,7 +13,9 @@ nothing. Which is which is learned (calib/model/jitter.py); nothing is listed by
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +31,7 @@ USUAL_EXTINCTION = (0.15, 0.3)
 USUAL_SEEING_SLOPE = 0.1
 """Standard deviation of s before any data, mag per unit of ln(seeing)."""
 USUAL_DRIFT = 0.001
-"""Standard deviation of d before any data, mag per airmass and hour: what Padmanabhan et al. found in SDSS."""
+"""Standard deviation of d before any data, mag per airmass and hour: a judgement, a hundredth in a night of ten."""
 SMALLEST_NIGHT = 3
 SMALL_SCALE = 4e-8
 """Variance, mag^2, of what a night has of its own that no longer matters (0.2 mmag)."""
@@ -52,10 +54,6 @@ class NightLevels:
         int32, the nodes that have a night model, each one's night, and each night's band.
     airmass, seeing, path
         X - 1, q and t X of those nodes; hours times airmass.
-    unknown, coefficient
-        (N, J), the node and the hubs whose sum is its jitter, ``sum_j coefficient_j theta[unknown_j]``.
-    row, column, ties
-        All pairs; ties are those between zero-points' levels.
     """
 
     first: int
@@ -68,35 +66,51 @@ class NightLevels:
     airmass: Array
     seeing: Array
     path: Array
-    unknown: Ints = field(init=False)
-    coefficient: Array = field(init=False)
-    row: Ints = field(init=False)
-    column: Ints = field(init=False)
-    ties: NDArray[np.bool_] = field(init=False)
 
-    def __post_init__(self) -> None:
-        group, ones = self.group, np.ones(self.node.size)
+    @cached_property
+    def unknown(self) -> Ints:
+        """(N, J), the node and the hubs that a jitter is a sum of."""
         hubs = [
-            (self.node, ones), (self.level(group), -ones), (self.slope(group), self.airmass),
-            (self.band_hub(2, self.band[group]), -self.seeing),
+            self.node, self.level(self.group), self.slope(self.group), self.band_hub(2, self.band[self.group]),
+            *([self.drift(self.group)] if self.drifts else []),
         ]  # fmt: skip
-        if self.drifts:
-            hubs.append((self.drift(group), self.path))
-        unknown = np.stack([h for h, _ in hubs], axis=1)
-        nights = np.arange(self.n_groups)
-        jitters = [(unknown[:, i], unknown[:, j], i + j == 1) for i, j in _pairs(len(hubs))]
-        of_bands = [
-            (self.band_hub(0, self.band), self.level(nights), True),
-            (self.band_hub(1, self.band), self.slope(nights), False),
-        ]
-        pairs = jitters + of_bands
-        one, other = (np.concatenate([p[k] for p in pairs]).astype(np.int32) for k in (0, 1))
-        for name, value in (
-            ("unknown", unknown), ("coefficient", np.stack([c for _, c in hubs], axis=1)),
-            ("row", np.minimum(one, other)), ("column", np.maximum(one, other)),
-            ("ties", np.concatenate([np.full(p[0].size, p[2]) for p in pairs])),
-        ):  # fmt: skip
-            object.__setattr__(self, name, value)
+        return np.stack(hubs, axis=1)
+
+    @cached_property
+    def coefficient(self) -> Array:
+        """(N, J), of each in ``jitter = sum_j coefficient_j theta[unknown_j]``."""
+        ones = np.ones(self.node.size)
+        each = [ones, -ones, self.airmass, -self.seeing, *([self.path] if self.drifts else [])]
+        return np.stack(each, axis=1)
+
+    @cached_property
+    def pairs(self) -> tuple[Ints, Ints, NDArray[np.bool_]]:
+        """All pairs that the prior couples, and which of them are ties between zero-points' levels.
+
+        Each two of a jitter, node by node; then levels and slopes of nights with their band's.
+        """
+        unknown, nights = self.unknown, np.arange(self.n_groups)
+        found = [(unknown[:, i], unknown[:, j], i + j == 1) for i, j in combinations(range(unknown.shape[1]), 2)]
+        found.append((self.band_hub(0, self.band), self.level(nights), True))
+        found.append((self.band_hub(1, self.band), self.slope(nights), False))
+        one, other = (np.concatenate([p[k] for p in found]).astype(np.int32) for k in (0, 1))
+        ties = np.concatenate([np.full(p[0].size, p[2]) for p in found])
+        return np.minimum(one, other), np.maximum(one, other), ties
+
+    @property
+    def row(self) -> Ints:
+        """The smaller node or hub of every pair."""
+        return self.pairs[0]
+
+    @property
+    def column(self) -> Ints:
+        """The larger."""
+        return self.pairs[1]
+
+    @property
+    def ties(self) -> NDArray[np.bool_]:
+        """Which pairs are ties."""
+        return self.pairs[2]
 
     @property
     def n_hubs(self) -> int:
@@ -151,15 +165,13 @@ class NightLevels:
         return np.asarray(np.einsum("nj,nj->n", self.coefficient, theta[self.unknown]))
 
 
-def _pairs(n: int) -> list[tuple[int, int]]:
-    return list(combinations(range(n), 2))
-
-
 def _hours(mjd: Array, group: Ints, n_groups: int) -> Array:
-    """Hours since the mean time of each group; 0 where the time is not known."""
+    """Hours since the mean time of each group; 0 where the time is not known, and in groups longer than a day."""
     known = np.isfinite(mjd)
-    start = np.full(n_groups, np.inf)
+    start, end = np.full(n_groups, np.inf), np.full(n_groups, -np.inf)
     np.minimum.at(start, group[known], mjd[known])
+    np.maximum.at(end, group[known], mjd[known])
+    known &= (end - start < 1.0)[group]
     hours = np.where(known, 24.0 * (mjd - start[group]), 0.0)
     count = np.bincount(group[known], minlength=n_groups)
     mean = np.bincount(group, hours, n_groups) / np.maximum(count, 1)
@@ -209,10 +221,10 @@ class LevelPriors:
         n, c, night = h.node.size, h.coefficient, np.arange(h.n_groups)
         residual = h.jitter(theta)
         spread = np.einsum("nj,nj->n", c**2, variance[h.unknown])
-        pairs = _pairs(c.shape[1])
-        for k, (i, j) in enumerate(pairs):
-            spread += 2.0 * c[:, i] * c[:, j] * covariance[k * n : (k + 1) * n]
-        of_levels, of_slopes = covariance[len(pairs) * n :].reshape(2, -1)
+        *of_jitters, of_bands = np.split(covariance, n * np.arange(1, comb(c.shape[1], 2) + 1))
+        for (i, j), both in zip(combinations(range(c.shape[1]), 2), of_jitters, strict=True):
+            spread += 2.0 * c[:, i] * c[:, j] * both
+        of_levels, of_slopes = of_bands.reshape(2, -1)
         self.last = {"jitter": (residual**2, np.maximum(spread, 0.0))}
         for name, hub, band, both in (
             ("level", h.level(night), h.band_hub(0, h.band), of_levels),
@@ -263,7 +275,7 @@ class LevelPriors:
         diagonal[h.band_hub(1, bands)] += 1.0 / width**2
         rhs[h.band_hub(1, bands)] += mean / width**2
         diagonal[h.band_hub(2, bands)] += 1.0 / USUAL_SEEING_SLOPE**2
-        jitters = [lam * c[:, i] * c[:, j] for i, j in _pairs(c.shape[1])]
+        jitters = [lam * c[:, i] * c[:, j] for i, j in combinations(range(c.shape[1]), 2)]
         of_bands = [np.broadcast_to(-tight[name], h.n_groups) for name in ("level", "slope")]
         return Quadratic(diagonal, np.concatenate([*jitters, *of_bands]), rhs)
 

@@ -63,7 +63,8 @@ def test_hours_are_about_the_middle_of_the_night():
     h = NightLevels.of(np.zeros(8, np.int32), night, np.full(8, 2.0), np.zeros(8), 8, mjd)
     np.testing.assert_allclose(h.path, 2.0 * np.array([-2.4, 0.0, 2.4, 0.0, -4.8, -2.4, 2.4, 4.8]), atol=1e-6)
     assert h.drifts
-    for untold in (None, np.full(8, np.nan), np.full(8, 60_000.0)):
+    run_of_nights = mjd + 2 * np.array([0, 0, 1, 1] * 2)  # whatever is called a night
+    for untold in (None, np.full(8, np.nan), np.full(8, 60_000.0), run_of_nights):
         assert not NightLevels.of(np.zeros(8, np.int32), night, np.full(8, 2.0), np.zeros(8), 8, untold).drifts
 
 
