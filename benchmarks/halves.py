@@ -13,27 +13,23 @@ import numpy as np
 import torch
 
 from calib.config import Config
-from calib.learn.adapt import Group, Pair, dealt
+from calib.learn.adapt import Group, Pair, solved_apart
 from calib.learn.engine import Heard
 from calib.learn.losses import Lesson
 from calib.learn.samples import Sample
-from calib.solve.methods import refit
-from calib.solve.select import subset
 
 
 def parts_of(sample: Sample, parts: int) -> list[Sample]:
     """Deal a survey's stars, and solve each part from what the whole has learned."""
-    problem, truth = sample.problem, sample.truth
-    group, star = dealt(problem, parts, sample.seed), problem.graph.star()
-    config, out = Config(method="robust", score=False), []
-    for k in range(parts):
-        row = np.flatnonzero(group == k)
-        part = subset(problem, group == k)
+    whole, truth, out = sample.problem, sample.truth, []
+    config = Config(method="robust", score=False, seed=sample.seed)
+    for part, fit in solved_apart(whole, sample.fit, parts, config):
+        row = np.isin(whole.input_row, part.input_row)
         own = replace(
             truth, outlier=truth.outlier[row], outlier_sigma=truth.outlier_sigma[row],
-            variable=truth.variable[np.unique(star[row])],
+            variable=truth.variable[np.unique(whole.graph.star()[row])],
         )  # fmt: skip
-        out.append(Sample(sample.seed, part, refit(part, sample.fit, config), own))
+        out.append(Sample(sample.seed, part, fit, own))
     return out
 
 

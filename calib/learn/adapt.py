@@ -18,6 +18,7 @@ Only ties are adapted. Weights fitted in this way agree better between groups of
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -196,16 +197,16 @@ def adapted(
     if not enough or not LearnedEquations(fit).ties.precision.size:
         return None
     groups = []
-    group = dealt(part, 4, config.seed)
-    for k in range(4):
-        quarter = subset(part, group == k)
-        found = refit(quarter, fit, config)
+    for quarter, found in solved_apart(part, fit, 4, config):
         groups.append(Group.of(found, heard(quarter, found, ensemble, device)))
     return judged(groups)
 
 
-def dealt(problem: Problem, groups: int, seed: int) -> NDArray[np.int64]:
-    """(n,), the group of every measurement; a star's measurements, and its bands, are in one."""
+def solved_apart(problem: Problem, fit: RobustFit, groups: int, config: Config) -> Iterator[tuple[Problem, RobustFit]]:
+    """Deal the stars to groups, a star's bands together, and solve each alone from what the whole has learned."""
     codes = problem.stars["star_id"].rank("dense").cast(pl.Int64).to_numpy() - 1
-    group = np.random.default_rng([seed, 4]).integers(groups, size=int(codes.max()) + 1)
-    return np.asarray(group[codes][problem.graph.star()])
+    group = np.random.default_rng([config.seed, 4]).integers(groups, size=int(codes.max()) + 1)
+    of_row = group[codes][problem.graph.star()]
+    for k in range(groups):
+        part = subset(problem, of_row == k)
+        yield part, refit(part, fit, config)

@@ -19,6 +19,8 @@ Array = NDArray[np.float64]
 DOF_GRID = np.array([1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0])
 SMALLEST = 1e-9
 """Variance, mag^2, below which a term is gone (0.03 mmag)."""
+MATTERS = 4e-8
+"""Variance, mag^2, below which its changes are of no account (0.2 mmag)."""
 
 
 @dataclass
@@ -49,8 +51,10 @@ class GroupPrior:
         """Expected precision (groups,) of each coefficient, from the sums of squares and of posterior variances."""
         return (self.dof + self.size) / (self.dof + (square + variance) / self.scale) / self.scale
 
-    def update(self, square: Array, variance: Array, informed: NDArray[np.bool_]) -> None:
+    def update(self, square: Array, variance: Array, informed: NDArray[np.bool_]) -> float:
         """One step from all groups' sums of squares and posterior variances; groups without data say nothing.
+
+        Returns the change of the scale's logarithm, or 0 where it does not matter.
 
         A Fisher-scoring step in log S, of which ``size - weight * variance / S`` is the number of coefficients that the
         data determine (MacKay 1992, Neural Computation 4, 415). It has the fixed points of expectation-maximisation and
@@ -58,7 +62,7 @@ class GroupPrior:
         """
         q, v = square[informed], variance[informed]
         if q.size < 1:
-            return
+            return 0.0
         if q.size >= 10:
             z = (q + v) / self.scale
             self.dof = float(DOF_GRID[np.argmax([self._log_density(z, nu).sum() for nu in DOF_GRID])])
@@ -75,7 +79,8 @@ class GroupPrior:
             else 1.5
         )
         self._step = step = float(np.clip(step, -self._reach, self._reach))
-        self.scale = max(self.scale * float(np.exp(step)), SMALLEST)
+        before, self.scale = self.scale, max(self.scale * float(np.exp(step)), SMALLEST)
+        return abs(float(np.log(self.scale / before))) if max(before, self.scale) > MATTERS else 0.0
 
     def log_density(self, square: Array) -> Array:
         """Log density of groups with these sums of squares."""

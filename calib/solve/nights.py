@@ -33,8 +33,6 @@ USUAL_SEEING_SLOPE = 0.1
 USUAL_DRIFT = 0.001
 """Standard deviation of d before any data, mag per airmass and hour: a judgement, a hundredth in a night of ten."""
 SMALLEST_NIGHT = 3
-SMALL_SCALE = 4e-8
-"""Variance, mag^2, of what a night has of its own that no longer matters (0.2 mmag)."""
 
 
 @dataclass(frozen=True)
@@ -238,12 +236,8 @@ class LevelPriors:
 
     def update(self) -> float:
         """One step of every variance; returns the largest change of a log variance that matters."""
-        change = 0.0
-        for name, prior in self.groups.items():
-            before = prior.scale
-            prior.update(*self.last[name], np.ones(self.last[name][0].size, bool))
-            if max(before, prior.scale) > SMALL_SCALE:
-                change = max(change, abs(float(np.log(prior.scale / before))))
+        everyone = np.ones(self.levels.n_groups, bool)
+        change = max(prior.update(*self.last[name], everyone) for name, prior in self.groups.items())
         self.jitter.update()
         return change
 
@@ -257,7 +251,7 @@ class LevelPriors:
             rhs += np.bincount(h.unknown[:, j], weights=pull * c[:, j], minlength=n_all)
         night = np.arange(h.n_groups)
         tight = {
-            name: prior.precision(*self.last[name]) if name in self.last else 1.0 / prior.scale
+            name: prior.precision(*self.last[name]) if name in self.last else np.full(h.n_groups, 1.0 / prior.scale)
             for name, prior in self.groups.items()
         }
         hubs = [
@@ -267,7 +261,7 @@ class LevelPriors:
         if h.drifts:
             hubs.append((h.drift(night), "drift"))
         for hub, name in hubs:
-            np.add.at(diagonal, hub, tight[name])
+            diagonal += np.bincount(hub, weights=tight[name], minlength=n_all)
         bands = np.arange(h.n_bands, dtype=np.int32)
         # a band without a night has a level that nothing speaks of
         diagonal[h.band_hub(0, bands)] += np.bincount(h.band, minlength=h.n_bands) == 0
@@ -276,8 +270,7 @@ class LevelPriors:
         rhs[h.band_hub(1, bands)] += mean / width**2
         diagonal[h.band_hub(2, bands)] += 1.0 / USUAL_SEEING_SLOPE**2
         jitters = [lam * c[:, i] * c[:, j] for i, j in combinations(range(c.shape[1]), 2)]
-        of_bands = [np.broadcast_to(-tight[name], h.n_groups) for name in ("level", "slope")]
-        return Quadratic(diagonal, np.concatenate([*jitters, *of_bands]), rhs)
+        return Quadratic(diagonal, np.concatenate([*jitters, -tight["level"], -tight["slope"]]), rhs)
 
     def log_density(self) -> float:
         """Log density of the jitters and of what nights have of their own at their estimates."""

@@ -99,10 +99,7 @@ class Terms:
             informed = np.ones(s.square.size, bool)
             if name.startswith("surface"):
                 informed = topology_degree > 0
-            before = prior.scale
-            prior.update(s.square, s.variance, informed)
-            if max(before, prior.scale) > 4e-8:  # 0.2 mmag
-                change = max(change, abs(float(np.log(prior.scale / before))))
+            change = max(change, prior.update(s.square, s.variance, informed))
         return change
 
     def prior(self, design: Design) -> Prior:

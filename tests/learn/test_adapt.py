@@ -7,15 +7,15 @@ import pytest
 
 from calib.config import Config
 from calib.learn import adapt
-from calib.learn.adapt import Group, Pair, adapted, best_shift, dealt, judged
+from calib.learn.adapt import Group, Pair, adapted, best_shift, judged, solved_apart
 from calib.learn.engine import Heard, heard, solve_learned
 from calib.learn.exact import LearnedEquations
 from calib.model.problem import Problem
 from calib.pipeline import calibrate
 from calib.simulate import SurveySpec, simulate
 from calib.simulate.bounds import zeropoint_errors
-from calib.solve.methods import refit, stated
-from calib.solve.select import deciding_part, robust_fit, subset
+from calib.solve.methods import stated
+from calib.solve.select import deciding_part, robust_fit
 from calib.tables import read_measurements
 
 SPEC = SurveySpec(n_exposures=60, stars_per_exposure=60, nights=6, visits=6, cloudy_nights=0.6, fov_deg=0.8)
@@ -31,9 +31,7 @@ def survey():
     truth = problem.nodes.select("exposure_id").join(
         made.truth_exposures.select("exposure_id", "zeropoint"), on="exposure_id", how="left", maintain_order="left"
     )
-    group = dealt(problem, 4, config.seed)
-    quarters = [subset(problem, group == k) for k in range(4)]
-    parts = [(part, refit(part, fit, config)) for part in quarters]
+    parts = list(solved_apart(problem, fit, 4, config))
     return problem, fit, parts, truth["zeropoint"].to_numpy(), config
 
 
