@@ -12,12 +12,13 @@ from scipy.special import erf
 
 from calib.covariance import ZeropointCovariance
 from calib.model.anchors import Anchors
-from calib.model.calibrator import LATENT_SEEING, SURFACE_COLUMNS, Calibrator
+from calib.model.calibrator import BACKGROUND, LATENT_SEEING, SURFACE_COLUMNS, Calibrator
 from calib.model.camera import KINDS
 from calib.model.flags import join_flags
 from calib.model.problem import Problem
 from calib.model.statistics import ROWS, of_nodes, star_sums, stars_per_node
 from calib.model.tails import MULTIPLES
+from calib.solve import background
 from calib.solve.anchoring import anchored_by_catalogue, anchored_by_stars
 from calib.solve.conditions import conditions_of
 from calib.solve.influence import influence, stability
@@ -111,7 +112,7 @@ def outcome(
     mag_err = np.where(np.isfinite(mag), np.sqrt(star_variance), np.nan)
 
     per, base = _per_measurement_noise(problem, solved)
-    zeropoints = _zeropoints(problem, measurements, solved, anchors, z, z_err, per, reference is not None)
+    zeropoints = _zeropoints(problem, measurements, solved, anchors, z, z_err, mag, per, reference is not None)
     zeropoints = zeropoints.head(problem.n_exposures)
     stars = _stars(problem, solved, mag, mag_err, star_component, base)
     model, terms = _model(problem, solved), term_rows(problem, solved)
@@ -129,7 +130,7 @@ _ORDER = (
     "exposure_id", "band", "detector", "component", "anchored", "n_stars", "n_measurements", "zeropoint",
     "zeropoint_err", "mjd", "airmass", "seeing", "sky", "exptime", "ra", "dec", "cloud_extinction",
     "cloud_extinction_err", "photometric_probability", "extinction_coefficient", "excess_noise", "error_scale",
-    LATENT_SEEING, *SURFACE_COLUMNS, "limiting_mag", "quality", "flag",
+    LATENT_SEEING, *SURFACE_COLUMNS, BACKGROUND, "limiting_mag", "quality", "flag",
     "stability",
 )  # fmt: skip
 
@@ -168,10 +169,10 @@ def _per_measurement_noise(problem: Problem, solved: Solved) -> tuple[_Sorted, N
 
 def _zeropoints(
     problem: Problem, measurements: Measurements, solved: Solved, anchors: Anchors, z: Array, z_err: Array,
-    per: _Sorted, with_reference: bool,
+    mag: Array, per: _Sorted, with_reference: bool,
 ) -> pl.DataFrame:  # fmt: skip
     fit, top = solved.fit, solved.equations.topology
-    n, K = fit.design.n_nodes, fit.design.block
+    n, K = fit.design.n_nodes, fit.design.surface_block
     node = problem.graph.exposure
     n_measurements = np.bincount(node, minlength=n)
     n_stars, n_tying = stars_per_node(problem)
@@ -214,6 +215,8 @@ def _zeropoints(
         columns[LATENT_SEEING] = fit.design.response
     for k in range(1, K):
         columns[SURFACE_COLUMNS[k - 1]] = np.where(linked, fit.estimate.theta[:n, k], np.nan)
+    if fit.design.faintness is not None:
+        columns[BACKGROUND] = np.where(linked, background.flux(fit, mag), np.nan)
     levels = fit.terms.border.levels
     if levels is not None:
         slope = np.full(n, np.nan)
@@ -285,6 +288,8 @@ def _model(problem: Problem, solved: Solved) -> dict[str, Any]:
     if fit.instrument is not None:
         for kind, prior in zip(KINDS, fit.instrument.priors, strict=False):
             learned[f"{kind}_mag"] = prior.scale**0.5
+    if terms.background is not None:
+        learned["background_mag"] = terms.background.scale**0.5
     if terms.response is not None:
         learned["single_star_share"] = float(terms.response.shares[0])
     if terms.levels is not None:

@@ -235,15 +235,15 @@ def _local(
 
 def _exposures(problem: Problem, fit: RobustFit, n_nodes: int) -> list[Array]:
     """The columns of EXPOSURE from ``surface`` on."""
-    K, theta, node_spread = fit.design.block, fit.estimate.theta, fit.spread.node
+    K, theta, node_spread = fit.design.surface_block, fit.estimate.theta, fit.spread.node
     zeros = np.zeros(n_nodes)
     prior, border = fit.equations.prior, fit.terms.border
     surface, surface_held = zeros, zeros
     if K > 1 and border.illumination is not None:
         light = border.illumination
-        gap = theta[:n_nodes, 1:] - theta[light.column[:n_nodes], 1:]
-        variance = np.einsum("ekk->ek", node_spread[:n_nodes])[:, 1:]
-        precision = np.einsum("ekk->ek", prior.diagonal[:n_nodes])[:, 1:]
+        gap = theta[:n_nodes, 1:K] - theta[light.column[:n_nodes], 1:K]
+        variance = np.einsum("ekk->ek", node_spread[:n_nodes])[:, 1:K]
+        precision = np.einsum("ekk->ek", prior.diagonal[:n_nodes])[:, 1:K]
         scale = np.median(gap**2, axis=0) + 1e-12
         surface = np.log((gap**2 / scale).mean(1) + 0.05)
         surface_held = np.clip(variance * precision, 0.0, 1.0).mean(1)

@@ -15,8 +15,15 @@ from calib.model.problem import standardised
 
 Array = NDArray[np.float64]
 
+MAG = 2.5 / np.log(10)
 SURFACE_COLUMNS = ("surface_x", "surface_y", "surface_xx", "surface_xy", "surface_yy")
 """Coefficients of x, y, x^2 - c, x y, y^2 - c, in the order of the basis."""
+BACKGROUND = "background"
+"""Flux that the background left in every star's aperture, nJy where magnitudes are AB (`calib.solve.background`)."""
+FLUX_OF_ZERO = 3.631e12
+"""Flux of magnitude 0 on the AB scale, nJy."""
+MOST_BACKGROUND = 0.5
+"""Of a star's flux: beyond this a magnitude is not corrected further."""
 LATENT_SEEING = "latent_seeing"
 """What stars answer to where no seeing is given (`calib.solve.latent`)."""
 
@@ -31,6 +38,8 @@ class Calibrator:
         (E,), per node; variance is floor^2 + excess^2, mag^2.
     surface
         (E, 5), coefficients over the half field, 0 where not solved.
+    background
+        (E,), flux in every aperture, nJy, 0 where not solved.
     seeing
         (E,), standardised power of the seeing, or the latent one; 0 where unknown.
     centre_ra, centre_dec
@@ -48,6 +57,7 @@ class Calibrator:
     error_scale: Array
     variance: Array
     surface: Array
+    background: Array
     seeing: Array
     centre_ra: Array | None
     centre_dec: Array | None
@@ -77,7 +87,8 @@ class Calibrator:
         return cls(
             column("zeropoint", np.nan), column("zeropoint_err", np.nan), column("error_scale", 1.0),
             floor**2 + np.nan_to_num(column("excess_noise", 0.0)) ** 2,
-            np.stack([np.nan_to_num(column(c, 0.0)) for c in SURFACE_COLUMNS], 1), seeing,
+            np.stack([np.nan_to_num(column(c, 0.0)) for c in SURFACE_COLUMNS], 1),
+            np.nan_to_num(column(BACKGROUND, 0.0)), seeing,
             column("ra", np.nan) if sky else None, column("dec", np.nan) if sky else None, field, model["detectors"],
             instrument,
         )  # fmt: skip
@@ -116,6 +127,9 @@ class Calibrator:
             centre = self.field.centre
             for k, basis in enumerate((x, y, x * x, x * y, y * y)):
                 value += (basis - centre[k + 1]) * self.surface[at, k]
+        if self.background.any():
+            share = self.background[at] / FLUX_OF_ZERO * np.power(10.0, 0.4 * value)
+            value += MAG * np.clip(np.nan_to_num(share), -MOST_BACKGROUND, MOST_BACKGROUND)
         value -= response * self.seeing[at]
         err = mag_err.astype(float)
         variance = (self.error_scale[at] * err) ** 2 + self.variance[at] + self.zeropoint_err[at] ** 2

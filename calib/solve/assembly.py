@@ -17,6 +17,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from calib.solve.kernels import has_background
+
 Array = NDArray[np.float64]
 
 # ruff: noqa: D103 - each kernel's one line stands in its comment
@@ -168,34 +170,38 @@ def _scalar_rows(marked, node_ptr, slot, w, star, root, indptr, indices, diagona
 
 
 @njit(cache=True, forceinline=True)
-def _add(out, at, g, x, y, K):
+def _add(out, at, g, x, y, z, K):
     # g phi added to a row, phi in scalars: through an array the compiler would have to fear aliasing
     out[at] += g
-    if K > 1:
+    if K > 2:
         out[at + 1] += g * x
         out[at + 2] += g * y
-    if K > 3:
+    if K > 4:
         out[at + 3] += g * x * x
         out[at + 4] += g * x * y
         out[at + 5] += g * y * y
+    if has_background(K):
+        out[at + K - 1] += g * z
 
 
 @njit(cache=True, forceinline=True)
-def _add_outer(out, at, g, px, py, x, y, K):
-    # g phi(px, py) phi(x, y)' added to a block, means not yet taken off
-    _add(out, at, g, x, y, K)
-    if K > 1:
-        _add(out, at + K, g * px, x, y, K)
-        _add(out, at + 2 * K, g * py, x, y, K)
-    if K > 3:
-        _add(out, at + 3 * K, g * px * px, x, y, K)
-        _add(out, at + 4 * K, g * px * py, x, y, K)
-        _add(out, at + 5 * K, g * py * py, x, y, K)
+def _add_outer(out, at, g, px, py, pz, x, y, z, K):
+    # g phi(px, py, pz) phi(x, y, z)' added to a block, means not yet taken off
+    _add(out, at, g, x, y, z, K)
+    if K > 2:
+        _add(out, at + K, g * px, x, y, z, K)
+        _add(out, at + 2 * K, g * py, x, y, z, K)
+    if K > 4:
+        _add(out, at + 3 * K, g * px * px, x, y, z, K)
+        _add(out, at + 4 * K, g * px * py, x, y, z, K)
+        _add(out, at + 5 * K, g * py * py, x, y, z, K)
+    if has_background(K):
+        _add(out, at + (K - 1) * K, g * pz, x, y, z, K)
 
 
 @njit(cache=True)
 def _shift(block, centre):
-    # T block T' with phi = T (1, x, y, x^2, x y, y^2), T taking each one's mean off
+    # T block T' with phi = T (1, x, y, x^2, x y, y^2, g), T taking each one's mean off
     K = centre.size
     for a in range(1, K):
         for b in range(K):
@@ -212,7 +218,7 @@ def _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indi
     summed = np.zeros(E * K * K)
     own = np.zeros(K * K)
     block = np.empty((K, K))
-    x = px = y = py = r10 = r11 = v1 = 0.0
+    x = px = y = py = z = pz = r10 = r11 = v1 = 0.0
     for e in range(E):
         own[:] = 0.0
         for k in range(node_ptr[e], node_ptr[e + 1]):
@@ -228,10 +234,12 @@ def _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indi
             else:
                 v0 = wi * r00
                 rest = wi - v0**2
-            if K > 1:
+            if K > 2:
                 px = np.float64(places[j, 0])
                 py = np.float64(places[j, 1])
-            _add_outer(own, 0, rest, px, py, px, py, K)
+            if has_background(K):
+                pz = np.float64(places[j, 2])
+            _add_outer(own, 0, rest, px, py, pz, px, py, pz, K)
             f = marked[j]
             while f >= 0:
                 j += 1
@@ -241,10 +249,12 @@ def _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indi
                 g = v0 * (wi * (r00 + r10 * h[to] if P == 2 else r00))
                 if P == 2:
                     g += v1 * (wi * r11 * h[to])
-                if K > 1:
+                if K > 2:
                     x = np.float64(places[j, 0])
                     y = np.float64(places[j, 1])
-                _add_outer(summed, to * K * K, g, px, py, x, y, K)
+                if has_background(K):
+                    z = np.float64(places[j, 2])
+                _add_outer(summed, to * K * K, g, px, py, pz, x, y, z, K)
         at = e * K * K
         for a in range(K):
             for b in range(K):
@@ -270,6 +280,16 @@ def _rows_1_2(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, 
 
 
 @njit(cache=True, nogil=True)
+def _rows_2_1(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 2, 1)
+
+
+@njit(cache=True, nogil=True)
+def _rows_2_2(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 2, 2)
+
+
+@njit(cache=True, nogil=True)
 def _rows_3_1(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
     _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 3, 1)
 
@@ -277,6 +297,16 @@ def _rows_3_1(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, 
 @njit(cache=True, nogil=True)
 def _rows_3_2(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
     _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 3, 2)
+
+
+@njit(cache=True, nogil=True)
+def _rows_4_1(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 4, 1)
+
+
+@njit(cache=True, nogil=True)
+def _rows_4_2(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 4, 2)
 
 
 @njit(cache=True, nogil=True)
@@ -289,7 +319,21 @@ def _rows_6_2(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, 
     _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 6, 2)
 
 
-_ROWS = {(1, 2): _rows_1_2, (3, 1): _rows_3_1, (3, 2): _rows_3_2, (6, 1): _rows_6_1, (6, 2): _rows_6_2}
+@njit(cache=True, nogil=True)
+def _rows_7_1(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 7, 1)
+
+
+@njit(cache=True, nogil=True)
+def _rows_7_2(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 7, 2)
+
+
+_ROWS = {
+    (1, 2): _rows_1_2, (2, 1): _rows_2_1, (2, 2): _rows_2_2,
+    (3, 1): _rows_3_1, (3, 2): _rows_3_2, (4, 1): _rows_4_1, (4, 2): _rows_4_2,
+    (6, 1): _rows_6_1, (6, 2): _rows_6_2, (7, 1): _rows_7_1, (7, 2): _rows_7_2,
+}
 """Compiled for each K and P, so that inner loops unroll."""
 
 

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from graphs import ExposureGraph, MeasurementGraph
 
 BLOCK_SIZES = {0: 1, 1: 3, 2: 6}
-"""Coefficients of a node for each degree of its surface: 1; and x, y; and x^2, x y, y^2."""
+"""Coefficients of a node for each degree of its surface: 1; and x, y; and x^2, x y, y^2. A background adds one."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """What multiplies the unknowns: ``m = u . star - phi . theta`` with ``u = (1, h)`` and ``phi = (1, x, y, ...)``.
+    """What multiplies the unknowns: ``m = u . star - phi . theta``, ``u = (1, h)``, ``phi = (1, x, y, ..., g)``.
 
     Parameters
     ----------
@@ -34,6 +34,9 @@ class Design:
         float64 (K,), mean of each basis function over the field, so that surfaces have zero mean.
     response
         float64 (n_nodes,), the standardised seeing h_e that stars respond to; None when they do not.
+    faintness
+        float32 (n,), what a flux left in every star's aperture does to it (`calib.solve.background`), sorted by star;
+        None where nodes have no such term.
     """
 
     graph: MeasurementGraph
@@ -41,6 +44,7 @@ class Design:
     degree: int = 0
     centre: NDArray[np.float64] | None = None
     response: NDArray[np.float64] | None = None
+    faintness: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if self.degree not in BLOCK_SIZES:
@@ -51,10 +55,17 @@ class Design:
             raise ValueError(f"xy has shape {self.xy.shape}, expected ({self.graph.n_measurements}, 2)")
         if self.response is not None and self.response.shape != (self.graph.n_exposures,):
             raise ValueError(f"response has shape {self.response.shape}, expected ({self.graph.n_exposures},)")
+        if self.faintness is not None and self.faintness.shape != (self.graph.n_measurements,):
+            raise ValueError(f"faintness has shape {self.faintness.shape}, expected ({self.graph.n_measurements},)")
 
     @property
     def block(self) -> int:
         """K, the number of unknowns of a node."""
+        return self.surface_block + (self.faintness is not None)
+
+    @property
+    def surface_block(self) -> int:
+        """Unknowns of a node that its surface and zero-point take; a background's is behind them."""
         return BLOCK_SIZES[self.degree]
 
     @property
@@ -98,15 +109,25 @@ class Design:
 
     @cached_property
     def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-        """(xy, centre, response) with stand-ins for what is absent, as the kernels take them."""
+        """(places, centre, response) with stand-ins for what is absent, as the kernels take them.
+
+        Places are x, y, and with a background the faintness, whose mean is not taken off.
+        """
         xy = np.zeros((1, 2), np.float32) if self.xy is None else self.xy
-        centre = np.zeros(self.block) if self.centre is None else np.asarray(self.centre, float)[: self.block]
+        if self.faintness is not None:
+            flat = np.zeros((self.n_measurements, 2), np.float32) if self.xy is None else self.xy
+            xy = np.column_stack([flat, self.faintness])
+        centre = np.zeros(self.block)
+        if self.centre is not None:
+            centre[: self.surface_block] = np.asarray(self.centre, float)[: self.surface_block]
         response = np.zeros(1) if self.response is None else self.response
         return xy, centre, response
 
-    def with_terms(self, degree: int, response: NDArray[np.float64] | None) -> Design:
+    def with_terms(
+        self, degree: int, response: NDArray[np.float64] | None, faintness: NDArray[np.float32] | None = None
+    ) -> Design:
         """The same measurements under other local terms; the links are shared."""
-        other = replace(self, degree=degree, response=response)
+        other = replace(self, degree=degree, response=response, faintness=faintness)
         for kept in ("links", "walk", "components"):
             if kept in self.__dict__:
                 other.__dict__[kept] = self.__dict__[kept]

@@ -5,7 +5,8 @@
 Offsets o and slopes k of detector d in band b are t-distributed about zero with scales that are restricted-likelihood
 estimates. They border the normal equations: with Phi the columns of all terms and P what zero-points and stars make of
 a column, ``G = Phi' W (1 - P) Phi`` is the precision that measurements give to the terms when all else is solved for.
-A step is ``(G + 1/S)^-1 (Phi' W r - o / S)``; G is kept for some passes, as weights hardly change it.
+A step is along ``(G + 1/S)^-1 (Phi' W r - o / S)``; G is kept for some passes, as weights hardly change it, but where
+detectors hang together by few stars they may: how far to go is what the weights of the pass say.
 """
 
 from __future__ import annotations
@@ -245,9 +246,12 @@ class Instrument:
         precision = self._precision()
         curved = self.G + precision[:, :, None] * np.eye(F * D)
         inverse = np.linalg.inv(curved)
-        value = value + np.einsum("bij,bj->bi", inverse, gradient - precision * value)
+        downhill = gradient - precision * value
+        move = np.einsum("bij,bj->bi", inverse, downhill)
+        bend = self._curvature(equations, move) + (precision * move**2).sum(1)
+        far = (downhill * move).sum(1) / np.maximum(bend, 1e-300)
         self.covariance = self._centred(inverse)
-        self.value[:, :, :D] = (self._about_mean() @ value[:, :, None]).reshape(B, F, D)
+        self.value[:, :, :D] = (self._about_mean() @ (value + far[:, None] * move)[:, :, None]).reshape(B, F, D)
         self._learn()
 
     def settle(self, equations: NormalEquations) -> None:
@@ -288,6 +292,15 @@ class Instrument:
         out = np.zeros((F * D, B, F, D + 1))
         out[:, :, :, :D] = root.transpose(2, 0, 1).reshape(F * D, B, F, D)
         return out
+
+    def _curvature(self, equations: NormalEquations, move: Array) -> Array:
+        """(B,), ``move' G move`` of each band with G that of these equations."""
+        B, F, D = self.value.shape[0], self.value.shape[1], self.columns.n_detectors
+        value = np.zeros(self.value.shape)
+        value[:, :, :D] = move.reshape(B, F, D)
+        along = self.columns.times(value)
+        bent = equations.w * along * equations.left_of(along)
+        return np.asarray(np.bincount(self.columns.band[self.columns.node], bent, B), float)
 
     def _about_mean(self) -> Array:
         """(B, F D, F D), which takes the mean over a band's detectors from values of each kind: zero-points have it."""

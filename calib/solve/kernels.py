@@ -1,8 +1,9 @@
 """Loops over measurements, compiled: everything here is a map over stars and a sum over nodes.
 
 Names: n measurements sorted by star, S stars, E nodes, K unknowns a node, P unknowns a star (1 or 2).
-``phi`` is a measurement's node basis (K), ``u = (1, h)`` its star basis (P), ``D_s = sum w u u' + diag(0, lambda_s)``.
-Packed symmetric star matrices are (S, 3): [0, 0], [0, 1], [1, 1]; with P = 1 only the first is used.
+``phi`` is a measurement's node basis (K: 1, 3 or 6 of a surface, one more with a background), ``u = (1, h)`` its star
+basis (P), ``D_s = sum w u u' + diag(0, lambda_s)``. Packed symmetric star matrices are (S, 3): [0, 0], [0, 1], [1, 1];
+with P = 1 only the first is used.
 """
 
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
@@ -18,18 +19,26 @@ from numba import njit
 
 
 @njit(inline="always")
+def has_background(K):
+    # whether the last of K unknowns is a background's: beside 1, 3 or 6 of a surface
+    return K == 2 or K == 4 or K == 7
+
+
+@njit(inline="always")
 def phi(xy, i, K, centre, out):
     # phi of measurement i
     out[0] = 1.0
-    if K > 1:
+    if K > 2:
         x = np.float64(xy[i, 0])
         y = np.float64(xy[i, 1])
         out[1] = x - centre[1]
         out[2] = y - centre[2]
-        if K > 3:
+        if K > 4:
             out[3] = x * x - centre[3]
             out[4] = x * y - centre[4]
             out[5] = y * y - centre[5]
+    if has_background(K):
+        out[K - 1] = np.float64(xy[i, 2])
 
 
 @njit(cache=True, nogil=True)

@@ -45,11 +45,13 @@ class TorchOperator:
         self.inverse = move(eq.star_inverse)
         self.seeing = move(design.response)[self.node] if design.response is not None else None
         self.places: list[Tensor] = []
-        if design.xy is not None and K > 1:
+        if design.xy is not None and design.degree > 0:
             _, centre, _ = design.arrays
             x, y = (move(design.xy[:, a]).double() for a in (0, 1))
-            powers = [x, y, x * x, x * y, y * y][: K - 1]
-            self.places = [p - c for p, c in zip(powers, centre[1:].tolist(), strict=True)]
+            powers = [x, y, x * x, x * y, y * y][: design.surface_block - 1]
+            self.places = [p - c for p, c in zip(powers, centre[1 : design.surface_block].tolist(), strict=True)]
+        if design.faintness is not None:
+            self.places.append(move(design.faintness).double())
         self.prior = move(eq.prior.diagonal)
         # couplings of the hubs in both directions, by destination
         hubs = top.hubs

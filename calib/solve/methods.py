@@ -12,10 +12,11 @@ from calib.config import Config
 from calib.model.noise import LARGE, NodeSums, NoiseModel, Weighted
 from calib.model.problem import Problem
 from calib.model.tails import Tails
+from calib.solve.background import faintness
 from calib.solve.border import Border
 from calib.solve.clusters import bootstrap_variances
 from calib.solve.normal import NormalEquations, Prior, Spread, Topology
-from calib.solve.robust import RobustFit, fit, stated_spread
+from calib.solve.robust import RobustFit, absolute_start, fit, stated_spread
 from calib.solve.select import Trial, border_of, design_of, instrument_of, robust_fit
 from calib.solve.split import Half
 from calib.solve.terms import Terms
@@ -87,12 +88,17 @@ def refit(problem: Problem, like: RobustFit, config: Config) -> RobustFit:
     """As `resolve_robust`, without what its errors take."""
     noise = like.noise.copy() if problem.survey_nodes is None else like.noise.at(problem.survey_nodes)
     seeing, nodes = like.design.response, problem.survey_nodes
-    design = design_of(problem, like.design.degree, seeing if seeing is None or nodes is None else seeing[nodes])
+    seeing = seeing if seeing is None or nodes is None else seeing[nodes]
+    design, start = design_of(problem, like.design.degree, seeing), None
+    if like.design.faintness is not None:
+        start = absolute_start(design, problem.m, problem.err, Topology(design))
+        design = design.with_terms(design.degree, seeing, faintness(problem, start))
     border = border_of(problem, design, config)
     instrument = instrument_of(problem, design, like.instrument)
     return fit(
-        design, problem.m, problem.err, problem.band, border, noise=noise, terms=Terms(design, border).like(like.terms),
-        instrument=instrument, max_passes=min(config.max_passes, REFIT_PASSES), tolerance=config.tolerance,
+        design, problem.m, problem.err, problem.band, border, start=start, noise=noise,
+        terms=Terms(design, border).like(like.terms), instrument=instrument,
+        max_passes=min(config.max_passes, REFIT_PASSES), tolerance=config.tolerance,
     )  # fmt: skip
 
 

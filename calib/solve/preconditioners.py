@@ -207,7 +207,10 @@ def sampled(system: System, seed: int = 0) -> Factor | None:
     scale = (count - 1) / np.maximum(in_group - 1, 1) * group_total / np.maximum(total, 1e-300)
     scale = np.where(in_group > 1, scale, 0.0) / keep_star[star]
     w = eq.w[at] * scale
-    smaller = Design(small, None if design.xy is None else design.xy[at], design.degree, design.centre, design.response)
+    smaller = Design(
+        small, None if design.xy is None else design.xy[at], design.degree, design.centre, design.response,
+        None if design.faintness is None else design.faintness[at],
+    )  # fmt: skip
     owner = star[np.minimum(small.star_ptr[:-1], max(at.size - 1, 0))]
     factor_of_star = scale[np.minimum(small.star_ptr[:-1], max(at.size - 1, 0))]
     prior = Prior(eq.prior.diagonal, eq.prior.coupling, eq.prior.rhs, eq.prior.star[owner] * factor_of_star)

@@ -15,6 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from calib.solve.assembly import Walk
+from calib.solve.kernels import has_background
 
 Array = NDArray[np.float64]
 
@@ -26,24 +27,27 @@ LARGE = 2_000_000
 
 @njit(cache=True, forceinline=True)
 def _basis(places, j, K, centre):
-    # phi without its constant; zeros beyond K
-    if K == 1:
-        return 0.0, 0.0, 0.0, 0.0, 0.0
+    # phi without its constant, a background's last; zeros beyond K
+    z = np.float64(places[j, 2]) if has_background(K) else 0.0
+    if K < 3:
+        return 0.0, 0.0, 0.0, 0.0, 0.0, z
     x = np.float64(places[j, 0])
     y = np.float64(places[j, 1])
-    if K == 3:
-        return x - centre[1], y - centre[2], 0.0, 0.0, 0.0
-    return x - centre[1], y - centre[2], x * x - centre[3], x * y - centre[4], y * y - centre[5]
+    if K < 5:
+        return x - centre[1], y - centre[2], 0.0, 0.0, 0.0, z
+    return x - centre[1], y - centre[2], x * x - centre[3], x * y - centre[4], y * y - centre[5], z
 
 
 @njit(cache=True, forceinline=True)
 def _row(v, k, a, K, q):
     # row a of block k times phi
     out = v[k, a, 0]
-    if K > 1:
+    if K > 2:
         out += v[k, a, 1] * q[0] + v[k, a, 2] * q[1]
-    if K > 3:
+    if K > 4:
         out += v[k, a, 3] * q[2] + v[k, a, 4] * q[3] + v[k, a, 5] * q[4]
+    if has_background(K):
+        out += v[k, a, K - 1] * q[5]
     return out
 
 
@@ -51,10 +55,12 @@ def _row(v, k, a, K, q):
 def _form(v, k, K, p, q):
     # phi_p' V_k phi_q
     out = _row(v, k, 0, K, q)
-    if K > 1:
+    if K > 2:
         out += p[0] * _row(v, k, 1, K, q) + p[1] * _row(v, k, 2, K, q)
-    if K > 3:
+    if K > 4:
         out += p[2] * _row(v, k, 3, K, q) + p[3] * _row(v, k, 4, K, q) + p[4] * _row(v, k, 5, K, q)
+    if has_background(K):
+        out += p[5] * _row(v, k, K - 1, K, q)
     return out
 
 
@@ -163,10 +169,12 @@ def _collect(
                 b1 = wj * (inv[s, 1] + inv[s, 2] * h[e])
             c00 += b0 * q[j, 0]
             along = gauge[e, 0]
-            if K > 1:
+            if K > 2:
                 along += p[0] * gauge[e, 1] + p[1] * gauge[e, 2]
-            if K > 3:
+            if K > 4:
                 along += p[2] * gauge[e, 3] + p[3] * gauge[e, 4] + p[4] * gauge[e, 5]
+            if has_background(K):
+                along += p[5] * gauge[e, K - 1]
             star_gauge[s, 0] += b0 * along
             if P == 2:
                 c01 += b0 * q[j, 1]

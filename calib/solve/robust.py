@@ -280,7 +280,7 @@ def _evidence(
     visits = np.diff(design.graph.star_ptr)
     measured = int((visits > 0).sum())
     border = terms.border
-    hubs = 0 if border.illumination is None else border.illumination.n_hubs * (design.block - 1)
+    hubs = 0 if border.illumination is None else border.illumination.n_hubs * (design.surface_block - 1)
     hubs += 0 if border.levels is None else border.levels.n_hubs
     n_unknowns = design.n_nodes * design.block + hubs + measured
     value = weighted.sums.log_likelihood + terms.log_density()

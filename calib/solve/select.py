@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from calib.config import Config
 from calib.memory import give_back
 from calib.model.problem import Problem
+from calib.solve.background import faintness, shows
 from calib.solve.border import Border
 from calib.solve.design import BLOCK_SIZES, Design
 from calib.solve.instrument import Instrument
@@ -41,24 +42,29 @@ class Trial:
     response: str
     evidence: float
     instrument: int = 0
+    background: bool = False
 
     def carried_by(self, fit: RobustFit) -> bool:
         """Whether these are the terms of a fit."""
         kinds = 0 if fit.instrument is None else fit.instrument.columns.n_kinds
         design = fit.design
-        return (self.degree, bool(self.response), self.instrument) == (design.degree, design.star_block == 2, kinds)
+        mine = (self.degree, bool(self.response), self.instrument, self.background)
+        return mine == (design.degree, design.star_block == 2, kinds, design.faintness is not None)
 
     @property
     def name(self) -> str:
         """As run.json and the report call it."""
         surface = ("no surface", "plane", "quadratic")[self.degree]
         instrument = ("", " + detectors' offsets", " + detectors' offsets and colours")[self.instrument]
-        return surface + instrument + (f" + {self.response}" if self.response else "")
+        background = " + background" if self.background else ""
+        return surface + instrument + background + (f" + {self.response}" if self.response else "")
 
 
-def design_of(problem: Problem, degree: int, response: Array | None = None) -> Design:
+def design_of(
+    problem: Problem, degree: int, response: Array | None = None, faintness: NDArray[np.float32] | None = None
+) -> Design:
     """The problem's measurements under these local terms."""
-    return Design(problem.graph, problem.xy, degree, problem.centre, response)
+    return Design(problem.graph, problem.xy, degree, problem.centre, response, faintness)
 
 
 def border_of(problem: Problem, design: Design, config: Config) -> Border:
@@ -104,8 +110,8 @@ def robust_fit(
 ) -> tuple[RobustFit, list[Trial]]:
     """The robust solve with the local terms that earn their place, and what was tried on the way.
 
-    Degrees are tried upwards while they do not lose; then the response to seeing. A survey of more than
-    `PART_MEASUREMENTS` tries them on a part of itself.
+    Degrees are tried upwards while they do not lose; then backgrounds, then the response to seeing. A survey of more
+    than `PART_MEASUREMENTS` tries them on a part of itself.
     """
     plain = design_of(problem, 0)
     topology = Topology(plain)
@@ -121,7 +127,10 @@ def robust_fit(
     best, trials = _tried(part, small, Topology(small), degrees, responses, shorter, progress)
     noise, degree, response = best.noise.spread_over(problem.band), best.design.degree, best.design.star_block == 2
     latent = response and problem.response is None
-    whole = plain.with_terms(degree, problem.response if response else None)
+    whole, start = plain.with_terms(degree, problem.response if response else None), None
+    if best.design.faintness is not None:
+        start = absolute_start(whole, problem.m, problem.err, topology)
+        whole = whole.with_terms(degree, whole.response, faintness(problem, start))
     border = border_of(problem, whole, config)
     terms = Terms(whole, border).like(best.terms)
     instrument = instrument_of(problem, whole, best.instrument)
@@ -129,8 +138,8 @@ def robust_fit(
     give_back()
     step = (lambda n, change: progress("all measurements", n, change)) if progress else None
     final = fit(
-        whole, problem.m, problem.err, problem.band, border, noise=noise, terms=terms, instrument=instrument,
-        max_passes=config.max_passes, tolerance=config.tolerance, progress=step,
+        whole, problem.m, problem.err, problem.band, border, start=start, noise=noise, terms=terms,
+        instrument=instrument, max_passes=config.max_passes, tolerance=config.tolerance, progress=step,
     )  # fmt: skip
     if latent:
         final = _with_latent(problem, final, config, step)
@@ -144,7 +153,7 @@ def _with_latent(
     seeing = latent_seeing(fitted)
     if seeing is None:
         return fitted
-    whole = fitted.design.with_terms(fitted.design.degree, seeing)
+    whole = fitted.design.with_terms(fitted.design.degree, seeing, fitted.design.faintness)
     terms = Terms(whole, fitted.terms.border).like(fitted.terms)
     noise, instrument = fitted.noise.copy(), instrument_of(problem, whole, fitted.instrument)
     del fitted
@@ -169,10 +178,11 @@ def _tried(
     trials: list[Trial] = []
 
     def attempt(
-        degree: int, response: str, best: RobustFit | None, kinds: int, seeing: Array | None = None
-    ) -> RobustFit:
-        design = design_of(part, degree, seeing)
-        name = Trial(degree, response, 0.0, kinds).name
+        degree: int, response: str, best: RobustFit | None, kinds: int, seeing: Array | None = None,
+        faint: NDArray[np.float32] | None = None,
+    ) -> RobustFit:  # fmt: skip
+        design = design_of(part, degree, seeing, faint)
+        name = Trial(degree, response, 0.0, kinds, faint is not None).name
         step = (lambda n, change: progress(name, n, change)) if progress else None
         border = border_of(part, design, config)
         found = fit(
@@ -181,7 +191,7 @@ def _tried(
             terms=None if best is None else Terms(design, border).like(best.terms), progress=step,
             instrument=instrument_of(part, design, None if best is None else best.instrument, kinds),
         )  # fmt: skip
-        trials.append(Trial(degree, response, found.evidence, kinds))
+        trials.append(Trial(degree, response, found.evidence, kinds, faint is not None))
         return found
 
     kinds, *more = kinds_of_instrument(part, config)
@@ -197,15 +207,21 @@ def _tried(
             break
         if found.evidence > best.evidence + GAIN:  # a plane that hardly gains may be part of a quadratic that does
             best = found
+    g = None if config.background == "off" else faintness(part, start)
+    if g is not None and (config.background == "on" or shows(best, g)):
+        found = attempt(best.design.degree, "", best, kinds, faint=g)
+        if config.background == "on" or found.evidence > best.evidence + GAIN:
+            best = found
+    g = best.design.faintness
     if True in responses:
-        found = attempt(best.design.degree, "seeing response", best, kinds, part.response)
+        found = attempt(best.design.degree, "seeing response", best, kinds, part.response, g)
         best = _better(best, found, trials, forced=False not in responses)
     elif part.response is None and config.seeing_response != "off":
         seeing, response = latent_seeing(best), "response to a latent seeing"
         if seeing is not None:
-            first = attempt(best.design.degree, response, best, kinds, seeing)
+            first = attempt(best.design.degree, response, best, kinds, seeing, g)
             del trials[-1]
-            found = attempt(best.design.degree, response, first, kinds, refreshed(first))
+            found = attempt(best.design.degree, response, first, kinds, refreshed(first), g)
             best = _better(best, found, trials)
     return best, trials
 

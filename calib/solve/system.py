@@ -18,6 +18,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from calib.solve.factor import Factor
+from calib.solve.kernels import phi
 from calib.solve.normal import NormalEquations
 from graphs.kernels import label_runs
 
@@ -60,15 +61,7 @@ def _own_blocks(star_ptr, node, w, inv, xy, centre, P, h, out):
             if P == 2:
                 g += h[e] * (2.0 * inv[s, 1] + h[e] * inv[s, 2])
             g = wi - wi * wi * g
-            if K > 1:
-                x = np.float64(xy[i, 0])
-                y = np.float64(xy[i, 1])
-                p[1] = x - centre[1]
-                p[2] = y - centre[2]
-                if K > 3:
-                    p[3] = x * x - centre[3]
-                    p[4] = x * y - centre[4]
-                    p[5] = y * y - centre[5]
+            phi(xy, i, K, centre, p)
             for a in range(K):
                 for b in range(K):
                     out[e, a, b] += g * p[a] * p[b]

@@ -52,6 +52,7 @@ class Terms:
         self.band = {
             g: GroupPrior(p.size, usual[g], 30.0, strength=2.0, usual=usual[g]) for g, p in self.surfaces.items()
         }
+        self.background = None if design.faintness is None else GroupPrior(1, start**2)
         self.response = BlendPrior(design.n_stars) if design.star_block == 2 else None
         self.levels = None if border.levels is None else LevelPriors(border.levels)
         self.last: dict[str, Squares] = {}
@@ -87,17 +88,18 @@ class Terms:
                     self.last[f"{kind}{g}"] = squares
                 bands = slice(light.first, light.first + light.n_bands)
                 self.last[f"band{g}"] = Squares((theta[bands, part] ** 2).sum(1), variance[bands, part].sum(1))
+        if self.background is not None:
+            self.last["background"] = Squares(theta[:n, -1] ** 2, variance[:n, -1])
         if self.levels is not None:
             self.levels.observe(theta[:, 0], variance[:, 0], spread.coupling[self.border.levels_at, 0, 0])
 
     def update(self, topology_degree: NDArray[np.int64]) -> float:
         """One step of every variance; returns the largest change of a log variance that matters."""
-        priors = self._shared() if self.border.illumination is not None else {}
         change = 0.0 if self.levels is None else self.levels.update()
-        for name, prior in priors.items():
+        for name, prior in self._groups().items():
             s = self.last[name]
             informed = np.ones(s.square.size, bool)
-            if name.startswith("surface"):
+            if name == "background" or name.startswith("surface"):
                 informed = topology_degree > 0
             change = max(change, prior.update(s.square, s.variance, informed))
         return change
@@ -120,12 +122,14 @@ class Terms:
                 nights = int((~own).sum())
                 precision[~own, GROUPS[g]] = self._precision(self.night[g], f"night{g}", nights)[:, None]
             for side in (light.row, light.column):
-                for c in range(1, K):
+                for c in range(1, design.surface_block):
                     diagonal[:, c, c] += np.bincount(side, weights=precision[:, c], minlength=E + hubs.n)
             for g, p in self.band.items():
                 part = k[GROUPS[g]]
                 diagonal[light.first : light.first + light.n_bands, part, part] += 1.0 / p.scale
             coupling[self.border.illumination_at[:, None], k, k] -= precision
+        if self.background is not None:
+            diagonal[:E, -1, -1] += self._precision(self.background, "background", E)
         if self.levels is not None:
             form = self.levels.quadratic(E + hubs.n)
             diagonal[:, 0, 0] += form.diagonal
@@ -133,14 +137,15 @@ class Terms:
             coupling[:, 0, 0] += np.bincount(self.border.levels_at, weights=form.pair, minlength=hubs.row.size)
         return Prior(diagonal, coupling, rhs, star, star_mean)
 
-    def _shared(self) -> dict[str, GroupPrior]:
-        """Priors of surfaces by the name of their squares: of exposures about nights, nights about bands, bands."""
+    def _groups(self) -> dict[str, GroupPrior]:
+        """Priors by the name of their squares: of surfaces about nights, nights about bands, bands; of backgrounds."""
         kinds = {"surface": self.surfaces, "night": self.night, "band": self.band}
-        return {f"{kind}{g}": p for kind, priors in kinds.items() for g, p in priors.items()}
+        of_surfaces = {f"{kind}{g}": p for kind, priors in kinds.items() for g, p in priors.items()}
+        return of_surfaces | ({} if self.background is None else {"background": self.background})
 
     def _scales(self) -> dict[str, GroupPrior]:
         """Every prior that has a scale, by name."""
-        return self._shared() | ({} if self.levels is None else self.levels.groups)
+        return self._groups() | ({} if self.levels is None else self.levels.groups)
 
     def _precision(self, prior: GroupPrior, name: str, n: int) -> Array:
         if name not in self.last:
@@ -150,9 +155,7 @@ class Terms:
 
     def log_density(self) -> float:
         """Log density of the groups at their estimates, without stars' responses, whose gain is counted apart."""
-        total = 0.0
-        if self.border.illumination is not None:
-            total += sum(float(p.log_density(self.last[name].square).sum()) for name, p in self._shared().items())
+        total = sum(float(p.log_density(self.last[name].square).sum()) for name, p in self._groups().items())
         if self.levels is not None:
             total += self.levels.log_density()
         return total

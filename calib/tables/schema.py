@@ -95,6 +95,10 @@ _ZEROPOINTS = (
         "Seeing that the residuals show where none is given: standardised square, 0 where they show none.",
         "instr.obsty.seeing;stat.fit.param",
     ),  # fmt: skip
+    OutputColumn(
+        "background", "float64", "nJy",
+        "Flux that the background left in every star's aperture, on the calibrated scale.", "phot.flux;stat.fit.param",
+    ),
     OutputColumn("surface_x", "float64", "mag", "Surface coefficient of x, over the half field.", "stat.fit.param"),
     OutputColumn("surface_y", "float64", "mag", "Surface coefficient of y, over the half field.", "stat.fit.param"),
     OutputColumn(

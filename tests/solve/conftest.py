@@ -54,10 +54,11 @@ def _make(
         node += chosen
     graph = MeasurementGraph.from_codes(np.array(star, np.int32), np.array(node, np.int32), n_stars, n_nodes)
     n = len(star)
-    degree = {1: 0, 3: 1, 6: 2}[K]
-    xy = rng.uniform(-1, 1, (n, 2)).astype(np.float32) if K > 1 else None
+    degree, background = {1: (0, 0), 2: (0, 1), 3: (1, 0), 4: (1, 1), 6: (2, 0), 7: (2, 1)}[K]
+    xy = rng.uniform(-1, 1, (n, 2)).astype(np.float32) if K > 2 else None
     h = rng.normal(size=n_nodes) if P == 2 else None
-    design = Design(graph, xy, degree, CENTRE[:K].copy(), h)
+    faintness = rng.exponential(1.0, n).astype(np.float32) if background else None
+    design = Design(graph, xy, degree, CENTRE[: K - background].copy(), h, faintness)
     w = (1 / rng.uniform(0.01, 0.1, n) ** 2).astype(dtype)
     if idle:
         w[rng.random(n) < idle] = 0.0
@@ -86,11 +87,13 @@ def _make(
     return Problem(design, m, w, prior, Topology(design, border))
 
 
-def _basis(xy, K, n):
-    if K == 1:
-        return np.ones((n, 1))
-    x, y = xy.astype(float).T
-    return np.stack([np.ones(n), x, y, x * x, x * y, y * y], 1)[:, :K] - CENTRE[:K] * (np.arange(K) > 0)
+def _basis(design):
+    n, K = design.n_measurements, {0: 1, 1: 3, 2: 6}[design.degree]
+    phi = np.ones((n, 1))
+    if K > 1:
+        x, y = design.xy.astype(float).T
+        phi = np.stack([np.ones(n), x, y, x * x, x * y, y * y], 1)[:, :K] - CENTRE[:K] * (np.arange(K) > 0)
+    return phi if design.faintness is None else np.column_stack([phi, design.faintness.astype(float)])
 
 
 class Dense:
@@ -105,7 +108,7 @@ class Dense:
         u = np.ones((n, P))
         if P == 2:
             u[:, 1] = d.response[node]
-        phi = _basis(d.xy, K, n)
+        phi = _basis(d)
         A = np.zeros((n, S * P + total * K))
         i = np.arange(n)
         for a in range(P):

@@ -19,6 +19,8 @@ CASES = {
     "plane": {"K": 3, "hubs": True, "P": 2, "islands": 2},
     "tied": {"K": 3, "hubs": True, "tied": True, "islands": 2},
     "quadratic": {"K": 6, "P": 2, "anchors": True},
+    "background": {"K": 2, "P": 2},
+    "quadratic and background": {"K": 7, "hubs": True},
     "many visits": {"K": 1, "n_nodes": 40, "visits": 30, "n_stars": 80},
 }
 

@@ -10,6 +10,7 @@ CASES = {
     "islands": {"K": 1, "n_nodes": 6, "n_stars": 14, "visits": 3, "islands": 2, "isolated": 1},
     "response": {"K": 1, "P": 2, "n_nodes": 4, "n_stars": 8, "visits": 3},
     "plane": {"K": 3, "hubs": True, "n_nodes": 4, "n_stars": 10, "visits": 3},
+    "background": {"K": 4, "hubs": True, "n_nodes": 4, "n_stars": 10, "visits": 3},
     "plane and response": {"K": 3, "P": 2, "hubs": True, "tied": True, "n_nodes": 4, "n_stars": 8, "visits": 3},
 }
 

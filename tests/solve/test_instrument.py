@@ -183,3 +183,29 @@ def test_a_catalogue_has_no_detector():
     assert rows.height == 9
     assert rows["band"].unique().to_list() == ["r"]
     assert solution.frames["zeropoints"]["anchored"].all()
+
+
+def test_a_stale_precision_does_not_carry_a_step_too_far():
+    """Weights that let detectors hang together by nothing, and then by something: the step answers to the new ones."""
+    frame, _, _ = camera_survey(3, n_exposures=6)
+    problem = Problem.of(read_measurements(frame), ROBUST)
+    design, full = design_of(problem, 0), np.full(problem.m.size, 1 / 0.005**2)
+    loose = np.where(problem.camera.detector < 4, full, 1e-6)
+
+    def equations(w):
+        return NormalEquations(design, problem.m, w, Prior.none(design), Topology(design))
+
+    def misfit(instrument):
+        found = equations(full)
+        found = NormalEquations(design, instrument.added_to(problem.m), full, found.prior, found.topology)
+        value = instrument.value[:, :, :-1]
+        residual = found.estimate().residual
+        return (full * residual**2).sum() + (value**2 / 2.5e-5).sum()
+
+    instrument = Instrument(problem.camera, design, problem.band, 1)
+    for prior in instrument.priors:
+        prior.dof = 1e12
+    instrument.link(1, equations(loose))
+    before = misfit(instrument)
+    instrument.step(equations(full), equations(full).estimate().residual)
+    assert misfit(instrument) < before

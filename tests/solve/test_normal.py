@@ -12,6 +12,12 @@ CASES = [
     {"K": 3, "P": 1, "hubs": True, "tied": True, "islands": 3},
     {"K": 6, "P": 1},
     {"K": 6, "P": 2, "hubs": True, "isolated": 1},
+    {"K": 2, "P": 1, "islands": 2},
+    {"K": 2, "P": 2, "hubs": True, "tied": True},
+    {"K": 4, "P": 1, "hubs": True, "isolated": 1},
+    {"K": 4, "P": 2},
+    {"K": 7, "P": 1, "hubs": True, "islands": 2},
+    {"K": 7, "P": 2, "visits": 7},
     {"K": 1, "visits": 9, "n_stars": 200, "idle": 0.0},
 ]
 

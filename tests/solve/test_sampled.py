@@ -17,6 +17,7 @@ CASES = {
     "scalar": {"K": 1},
     "islands": {"K": 1, "islands": 2},
     "response": {"K": 1, "P": 2},
+    "background": {"K": 2},
     "plane": {"K": 3, "P": 2, "hubs": True, "tied": True},
 }
 
