@@ -18,6 +18,9 @@ Array = NDArray[np.float64]
 
 GROUPS = {1: slice(1, 3), 2: slice(3, 6)}
 """Coefficients of an exposure that share a variance: the plane's and the quadratic's."""
+GRADIENT_OF_CURVED = 0.7
+"""Gradient of a flat field, which overlaps hardly tell, over its curvature, which they tell: a judgement. Flats that
+curve are seldom level."""
 
 
 @dataclass
@@ -96,6 +99,9 @@ class Terms:
     def update(self, topology_degree: NDArray[np.int64]) -> float:
         """One step of every variance; returns the largest change of a log variance that matters."""
         change = 0.0 if self.levels is None else self.levels.update()
+        if 2 in self.band:
+            curved = GRADIENT_OF_CURVED**2 * self.last["band2"].square.mean() / self.band[2].size
+            self.band[1].usual = max(self.border.flat_gradient**2, float(curved))
         for name, prior in self._groups().items():
             s = self.last[name]
             informed = np.ones(s.square.size, bool)

@@ -16,6 +16,7 @@ from calib.tables.duplicates import mark_duplicates
 from calib.tables.errors import InputError
 from calib.tables.exposures import CONDITIONS, ExposureGatherer, ExposureTable, join_exposures, load_exposures
 from calib.tables.gather import Gatherer
+from calib.tables.misplaced import mark_misplaced
 from calib.tables.reasons import count_reasons
 from calib.tables.sources import CHUNK_ROWS, Source, open_sources
 
@@ -117,6 +118,8 @@ def read_measurements(inputs: Any, *, columns: Mapping[str, str] | None = None, 
         raise InputError(f"{sources[0].label}: the table has no rows")
     frame, reason, bands = gatherer.finish()
     mark_duplicates(frame, reason)
+    if {"ra", "dec"} <= set(frame.columns):
+        mark_misplaced(frame, reason)
     measured, more = exposure_gatherer.frame()
     joined, missing = join_exposures(measured, table)
     joined = joined.with_columns(pl.col("band").cast(bands))
@@ -143,8 +146,9 @@ def iter_measurements(
 ) -> Iterator[Measurements]:
     """Read measurements batch by batch, in input order, in memory that does not grow with the input.
 
-    Every batch is checked as by `read_measurements`, with three differences: a duplicate is found only within its
-    batch, nights are not derived (they need all times), and sha256 is None. ECSV, VOTable and compressed FITS files
+    Every batch is checked as by `read_measurements`, with four differences: a duplicate is found only within its
+    batch, rows that lie elsewhere on the sky than their star are not looked for, nights are not derived (both need all
+    rows), and sha256 is None. ECSV, VOTable and compressed FITS files
     are read whole before they are cut.
 
     Parameters

@@ -41,6 +41,11 @@ _ROWS = (
     ("no_exptime", "The flux is in counts and the exposure time of this row is unknown or not positive."),
     ("null_band", "The band is null or masked."),
     ("duplicate", "The row repeats an earlier one in every column that is read, flag aside."),
+    (
+        "misplaced",
+        "The row lies elsewhere on the sky than its star's other rows, by more than 5 arcsec and 20 times what is "
+        "usual: kept out, still calibrated.",
+    ),
 )
 
 UNUSED_REASONS: tuple[Reason, ...] = tuple(Reason(i, name, text) for i, (name, text) in enumerate(_ROWS))

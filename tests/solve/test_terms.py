@@ -150,3 +150,21 @@ def test_terms_begin_from_what_others_have_learned():
     blended[0].response.shares = np.arange(1.0, 10.0) / 45.0
     np.testing.assert_array_equal(blended[1].like(blended[0]).response.shares, blended[0].response.shares)
     assert (blended[1].response.mean == 0.0).all()  # a star's own site is not another's
+
+
+def test_a_flat_that_curves_is_not_thought_level():
+    """The prior of the gradient that all exposures share grows with the curvature that they share."""
+    for curvature, expected in ((0.0, 1e-3), (0.03, 0.7 * 0.03)):
+        design = design_of(2)
+        terms = Terms(design, border_of(design))
+        terms.last = {
+            f"{kind}{g}": Squares(np.full(n, 1e-6), np.full(n, 1e-7))
+            for kind, n in (("surface", 14), ("night", 2), ("band", 1))
+            for g in (1, 2)
+        }
+        terms.last["band2"] = Squares(np.array([3 * curvature**2]), np.array([1e-7]))
+        for _ in range(40):
+            terms.update(np.ones(design.n_nodes, np.int64))
+        assert np.sqrt(terms.band[1].usual) == pytest.approx(expected)
+        # two coefficients' worth of belief and two coefficients of 0.7 mmag that the data determine hardly
+        assert np.sqrt(terms.band[1].scale) == pytest.approx(expected, rel=0.5)
