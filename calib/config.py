@@ -52,8 +52,8 @@ class Config:
         and dec; empty where unknown.
     flat_gradient
         Standard deviation of the fall of sensitivity from the middle of the field to a side that is left after
-        flat-fielding, mag, along each of two directions, at least: where the flat field curves more is allowed. Overlaps
-        alone cannot tell it from a slope of the sky.
+        flat-fielding, mag, along each of two directions, at least: where the flat field curves more is allowed.
+        Overlaps alone cannot tell it from a slope of the sky.
     score
         Whether methods are scored on held-out stars; ``auto`` needs it.
     covariance
