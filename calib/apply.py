@@ -257,7 +257,8 @@ def _needed(calibrator: Calibrator) -> tuple[str, ...]:
         return own
     if field.kind == "sky":
         return ("ra", "dec", *own)
-    return ("x", "y", "detector") if len(field.low) > 1 else ("x", "y", *own)
+    places = ("x", "y", "detector") if field.n_detectors > 1 else ("x", "y")
+    return (*places, *(c for c in own if c not in places))
 
 
 def _same_type(keys: pl.DataFrame, theirs: pl.DataFrame, name: str, measurements: Measurements) -> None:

@@ -277,7 +277,7 @@ def _model(problem: Problem, solved: Solved) -> dict[str, Any]:
     fit = solved.fit
     noise = fit.noise
     detectors: list[str] = []
-    if problem.field is not None and len(problem.field.low) > 1:
+    if problem.field is not None and problem.field.n_detectors > 1:
         assert problem.rows.detectors is not None
         detectors = problem.rows.detectors.cast(pl.String).to_list()
     terms = fit.terms

@@ -138,9 +138,9 @@ class Calibrator:
     def _places(self, frame: pl.DataFrame, at: NDArray[np.integer]) -> Places:
         field = self.field
         assert field is not None
-        if field.kind == "detector":
+        if field.kind != "sky":
             which = None
-            if len(field.low) > 1:
+            if field.n_detectors > 1:
                 names = frame["detector"].cast(pl.String)
                 lookup = pl.DataFrame(
                     {"detector": self.detectors, "_i": np.arange(len(self.detectors), dtype=np.int32)}

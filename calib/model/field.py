@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from calib.model.focalplane import Layout
 
 Array = NDArray[np.float64]
 Places = NDArray[np.float32]
@@ -28,21 +30,30 @@ class Field:
     Attributes
     ----------
     kind
-        ``detector``: x, y in pixel; ``sky``: tangent-plane offsets in deg.
+        ``detector``: x, y in pixel, of each detector; ``plane``: in pixel over the focal plane; ``sky``: tangent-plane
+        offsets in deg.
     low, high
-        (detectors, 2), bounds of each detector (one row for the sky).
+        (detectors, 2), bounds of each detector (one row for the plane and the sky).
     centre
         (6,), mean over the field of (0, x, y, x^2, x y, y^2): what makes surfaces average zero.
+    layout
+        (detectors, 2, 3), where each lies in the plane (`calib.model.focalplane`); None for the others.
     """
 
-    kind: Literal["detector", "sky"]
+    kind: Literal["detector", "plane", "sky"]
     low: list[list[float]]
     high: list[list[float]]
     centre: list[float]
+    layout: list[list[list[float]]] | None = None
+
+    @property
+    def n_detectors(self) -> int:
+        """Detectors whose places it holds; 1 where it asks for none."""
+        return len(self.low) if self.layout is None else len(self.layout)
 
     @classmethod
     def from_detector(
-        cls, x: NDArray[np.floating], y: NDArray[np.floating], detector: NDArray[np.int32] | None
+        cls, x: NDArray[np.floating], y: NDArray[np.floating], detector: NDArray[np.integer] | None
     ) -> tuple[Field, Places]:
         """Field of pixels, bounds from the quantiles that leave 1 in 2000 outside; and the places (n, 2)."""
         n = 1 if detector is None else int(detector.max()) + 1
@@ -53,6 +64,17 @@ class Field:
             low.append([b[0] for b in bounds])
             high.append([b[1] for b in bounds])
         field = cls("detector", low, high, [0.0] * 6)
+        return field._with_centre(field.on_detector(x, y, detector))
+
+    @classmethod
+    def from_plane(
+        cls, x: NDArray[np.floating], y: NDArray[np.floating], detector: NDArray[np.integer], layout: Layout
+    ) -> tuple[Field, Places]:
+        """Field of the pixels of several detectors that lie beside each other; and the places (n, 2)."""
+        part = slice(None, None, _stride(x.size))
+        bounds = [_bounds(axis) for axis in layout(x[part], y[part], detector[part])]
+        low, high = [[b[0] for b in bounds]], [[b[1] for b in bounds]]
+        field = cls("plane", low, high, [0.0] * 6, layout.affine.tolist())
         return field._with_centre(field.on_detector(x, y, detector))
 
     @classmethod
@@ -72,19 +94,23 @@ class Field:
         return field._with_centre(places)
 
     def _with_centre(self, places: Places) -> tuple[Field, Places]:
-        return Field(self.kind, self.low, self.high, basis_means(places).tolist()), places
+        return replace(self, centre=basis_means(places).tolist()), places
 
     def on_detector(
-        self, x: NDArray[np.floating], y: NDArray[np.floating], detector: NDArray[np.int32] | None
+        self, x: NDArray[np.floating], y: NDArray[np.floating], detector: NDArray[np.integer] | None
     ) -> Places:
         """Places (n, 2) of pixels."""
+        if self.layout is not None:
+            assert detector is not None
+            u, v = Layout(np.asarray(self.layout))(x, y, detector)
+            return self._scaled(u, v, None)
         return self._scaled(x, y, detector)
 
     def on_sky(self, ra: Array, dec: Array, centre_ra: Array, centre_dec: Array) -> Places:
         """Places (n, 2) of positions about centres (n,), all deg."""
         return self._scaled(*tangent_offsets(ra, dec, centre_ra, centre_dec), None)
 
-    def _scaled(self, x: NDArray[np.floating], y: NDArray[np.floating], which: NDArray[np.int32] | None) -> Places:
+    def _scaled(self, x: NDArray[np.floating], y: NDArray[np.floating], which: NDArray[np.integer] | None) -> Places:
         out = np.empty((x.size, 2), np.float32)
         low, high = np.asarray(self.low), np.asarray(self.high)
         for start in range(0, x.size, ROWS):

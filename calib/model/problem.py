@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from calib.config import FLAT_GRADIENT, Config
 from calib.model.camera import Camera
 from calib.model.field import Field, Places
+from calib.model.focalplane import layout
 from calib.model.rows import Rows, detector_codes
 from calib.tables.measurements import Measurements
+from calib.tables.reasons import mark
 from graphs import MeasurementGraph
 from graphs.ids import encode_ids
 
@@ -88,7 +90,10 @@ class Problem:
 
     @classmethod
     def of(cls, measurements: Measurements, config: Config) -> Problem:
-        """Number, sort and scale. Memory beyond the table: about 40 bytes a measurement."""
+        """Number, sort and scale. Memory beyond the table: about 40 bytes a measurement.
+
+        Rows that pixels show to be another star's are given a reason in the table.
+        """
         frame = measurements.frame
         band_code = frame["band"].to_physical().to_numpy().astype(np.int32)
         kind = frame["band"].dtype
@@ -111,7 +116,12 @@ class Problem:
         night = None
         if "night" in nodes.columns and nodes["night"].null_count() < nodes.height:
             night = nodes["night"].fill_null(-1).cast(pl.Int64).to_numpy()
-        field, xy = _places(frame, nodes, graph.exposure, take, rows, config)
+        field, xy, stray = _places(frame, nodes, graph, rows, config)
+        if stray is not None and stray.any():
+            where = np.zeros(frame.height, bool)
+            where[take[stray]] = True
+            mark(measurements.reason, where, "misplaced")
+            return cls.of(measurements, config)
         response, seeing_scale = _response(nodes)
         airmass, mjd = (x if np.isfinite(x).any() else None for x in (_condition(nodes, n) for n in ("airmass", "mjd")))
         band = nodes["band"].to_physical().to_numpy().astype(np.int32)
@@ -188,21 +198,29 @@ def _nodes(
 
 
 def _places(
-    frame: pl.DataFrame, nodes: pl.DataFrame, node: NDArray[np.int32], take: NDArray[np.integer], rows: Rows,
-    config: Config,
-) -> tuple[Field, Places] | tuple[None, None]:  # fmt: skip
-    """x, y on one detector (or where each detector has its zero-point); else ra, dec about the exposure's centre."""
-    has = frame.columns
+    frame: pl.DataFrame, nodes: pl.DataFrame, graph: MeasurementGraph, rows: Rows, config: Config
+) -> tuple[Field | None, Places | None, NDArray[np.bool_] | None]:
+    """Where measurements lie in the field, from the first of these that the table has; and which are not their star's.
+
+    x, y of one detector, or where each detector has its zero-point; ra, dec about the exposure's centre; x, y of
+    several detectors, where stars tell how they lie beside each other.
+    """
+    has, take = frame.columns, graph.order
     n_detectors = 1 if rows.detectors is None else len(rows.detectors)
     if "x" in has and "y" in has and (n_detectors == 1 or config.zeropoint_per == "detector"):
         which = None if n_detectors == 1 or rows.detector is None else rows.detector[take]
-        return Field.from_detector(frame["x"].to_numpy()[take], frame["y"].to_numpy()[take], which)
+        return *Field.from_detector(frame["x"].to_numpy()[take], frame["y"].to_numpy()[take], which), None
     if "ra" in has and "dec" in has and nodes["ra"].null_count() == 0:
-        return Field.from_sky(
-            frame["ra"].to_numpy()[take], frame["dec"].to_numpy()[take], node,
+        return *Field.from_sky(
+            frame["ra"].to_numpy()[take], frame["dec"].to_numpy()[take], graph.exposure,
             nodes["ra"].to_numpy(), nodes["dec"].to_numpy(),
-        )  # fmt: skip
-    return None, None
+        ), None  # fmt: skip
+    if "x" in has and "y" in has and rows.detector is not None:
+        x, y, which = frame["x"].to_numpy()[take], frame["y"].to_numpy()[take], rows.detector[take]
+        found = layout(graph, x, y, which, n_detectors)
+        if found is not None:
+            return *Field.from_plane(x, y, which, found[0]), found[1]
+    return None, None, None
 
 
 def _condition(nodes: pl.DataFrame, name: str) -> Array:

@@ -44,7 +44,7 @@ _ROWS = (
     (
         "misplaced",
         "The row lies elsewhere on the sky than its star's other rows, by more than 5 arcsec and 20 times what is "
-        "usual: kept out, still calibrated.",
+        "usual, or so in the focal plane of several detectors: kept out, still calibrated.",
     ),
 )
 

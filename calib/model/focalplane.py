@@ -1,0 +1,178 @@
+"""Where detectors lie beside each other, from stars that move over them between dithered exposures.
+
+A star at s on the sky, in an exposure that looks at t, is at ``s - t`` in the focal plane, and there a pixel (x, y) of
+detector d lies at ``A_d (x, y) + o_d``. All of ``s``, ``t``, ``A_d`` and ``o_d`` but those of one detector, whose
+pixels set the scale, follow from pixels alone by least squares, where dithers carry stars from detector to detector and
+the camera does not turn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.sparse import csr_array, diags_array, hstack
+from scipy.sparse.csgraph import breadth_first_order
+
+from graphs import MeasurementGraph
+
+Array = NDArray[np.float64]
+
+MOST_EXPOSURES = 500
+"""Exposures that are looked at, neighbours of each other."""
+MOST_DETECTORS = 400
+"""Cameras of more detectors are not looked at."""
+PASSES = 8
+FAR = 6.0
+"""Measurements farther from their star than this many standard deviations do not join the least squares."""
+STRAY, LEAST = 20.0, 0.003
+"""Those farther than so many, and than this share of a detector, are another star's."""
+STRAIGHT = 0.8
+"""Of an exposure's measurements that must be at their stars before others are called another star's."""
+FITS = 0.01
+"""Largest scatter about the layout, and largest error of a detector's place, over the size of a detector."""
+LIKE = 2.0
+"""Detectors differ in scale by no more than this factor: a camera that turns would shrink all but one to a point."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Places of detectors in the focal plane, in pixels of one of them.
+
+    Attributes
+    ----------
+    affine
+        (D, 2, 3): ``u = affine[d, 0] . (x, y, 1)``, ``v = affine[d, 1] . (x, y, 1)``.
+    """
+
+    affine: Array
+
+    def __call__(self, x: NDArray[np.floating], y: NDArray[np.floating], detector: NDArray[np.integer]) -> Array:
+        """Places (2, n) in the focal plane of pixels (n,)."""
+        a = self.affine[detector]
+        return np.stack([a[:, k, 0] * x + a[:, k, 1] * y + a[:, k, 2] for k in range(2)])
+
+
+def layout(
+    graph: MeasurementGraph, x: Array, y: Array, detector: NDArray[np.integer], n_detectors: int
+) -> tuple[Layout, NDArray[np.bool_]] | None:
+    """Layout of the detectors of measurements (n,) sorted by star, and which (n,) lie elsewhere than their star.
+
+    None where pixels do not tell it: where dithers are smaller than detectors, or the camera turns between exposures.
+    """
+    near = np.flatnonzero(np.isfinite(x) & np.isfinite(y) & _neighbours(graph))
+    counts = np.bincount(detector[near], minlength=n_detectors)
+    if not 2 <= n_detectors <= MOST_DETECTORS or not counts.all():
+        return None
+    size = max(float(np.ptp(np.quantile(axis[near], [0.001, 0.999]))) for axis in (x, y))
+    # in units in which all unknowns are of like size
+    sample = _Sample.of(graph, near, np.stack([x, y], 1)[near] / size, detector[near].astype(np.int64), n_detectors)
+    keep, scatter = np.ones(near.size, bool), np.inf
+    for _ in range(PASSES):
+        found = sample.solve(keep)
+        if found is None:
+            return None
+        affine, error, distance = found
+        scatter = float(np.median(distance[keep])) / 1.1774
+        before, keep = keep, distance < max(FAR * scatter, 1e-9)
+        if (keep == before).all():
+            break
+    kept = np.bincount(sample.detector[keep], minlength=n_detectors)
+    scale = np.linalg.svd(affine[:, :, :2], compute_uv=False)
+    if scatter > FITS or error.max() * scatter > FITS or scale.min() < 1 / LIKE or scale.max() > LIKE:
+        return None
+    if (kept < 0.5 * counts).any():
+        return None
+    # an exposure most of whose stars are elsewhere was turned, or placed by nothing; it is not its stars that stray
+    of = np.bincount(sample.node)
+    straight = np.bincount(sample.node, keep) > STRAIGHT * of
+    stray = np.zeros(x.size, bool)
+    stray[near] = (distance > max(STRAY * scatter, LEAST)) & straight[sample.node]
+    affine[:, :, 2] *= size
+    return Layout(affine), stray
+
+
+def _neighbours(graph: MeasurementGraph) -> NDArray[np.bool_]:
+    """(n,), measurements of the exposures looked at: all, or those nearest to the one with most measurements."""
+    node, n_stars, n = graph.exposure, graph.n_stars, graph.n_exposures
+    if n <= MOST_EXPOSURES:
+        return np.ones(node.size, bool)
+    star = graph.star()
+    pattern = csr_array((np.ones(node.size, np.int8), (star, node + n_stars)), shape=(n_stars + n,) * 2)
+    start = n_stars + int(np.bincount(node, minlength=n).argmax())
+    order = breadth_first_order(pattern, start, directed=False, return_predecessors=False)
+    near = np.zeros(n, bool)
+    near[(order[order >= n_stars] - n_stars)[:MOST_EXPOSURES]] = True
+    return near[node]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What a layout is looked for in: star, node, detector int (m,), pixels (m, 2) over a detector's size."""
+
+    star: NDArray[np.integer]
+    node: NDArray[np.integer]
+    detector: NDArray[np.integer]
+    pixels: Array
+    n_detectors: int
+
+    @classmethod
+    def of(
+        cls, graph: MeasurementGraph, rows: NDArray[np.integer], pixels: Array, detector: NDArray[np.integer], n: int
+    ) -> _Sample:
+        """Stars and nodes numbered anew."""
+        star, node = (np.unique(v[rows], return_inverse=True)[1] for v in (graph.star(), graph.exposure))
+        return cls(star, node, detector, pixels, n)
+
+    def solve(self, keep: NDArray[np.bool_]) -> tuple[Array, Array, Array] | None:
+        """Affine (D, 2, 3) by least squares over the kept, the error of each middle over the scatter, distances (m,).
+
+        Distances are from where most of a star's measurements are. None where nothing can be said.
+        """
+        d, n, D = self.detector[keep], int(keep.sum()), self.n_detectors
+        count = np.bincount(d, minlength=D)
+        if not count.all():
+            return None
+        reference, at = int(count.argmax()), np.arange(n)
+        xy = self.pixels[keep]
+        # pixels about each detector's middle, so that its offset is that of its middle
+        middle = np.stack([np.bincount(d, xy[:, k], D) / count for k in (0, 1)], 1)
+        about = xy - middle[d]
+        n_nodes = int(self.node.max()) + 1
+        exposures = csr_array((np.full(n, -1.0), (at, self.node[keep])), shape=(n, n_nodes))
+        free = np.where(d == reference, -1, d - (d > reference))
+        own = free >= 0
+        columns = [
+            csr_array((-v[own], (at[own], free[own])), shape=(n, D - 1)) for v in (about[:, 0], about[:, 1], np.ones(n))
+        ]
+        X = hstack([exposures, *columns]).tocsr()
+        _, star = np.unique(self.star[keep], return_inverse=True)
+        of_stars = csr_array((np.ones(n), (star, at)))
+        visits = np.bincount(star).astype(float)
+        mean = diags_array(1.0 / visits) @ of_stars
+        rhs = np.where(own[:, None], 0.0, xy)
+        C = mean @ X
+        normal = (X.T @ X - C.T @ (diags_array(visits) @ C)).toarray()
+        try:
+            # what nothing determines has a large error, which the caller asks for
+            factor = cho_factor(normal + 1e-9 * np.diag(normal).max() * np.eye(normal.shape[0]))
+        except LinAlgError:
+            return None
+        unknown = cho_solve(factor, X.T @ (rhs - (mean @ rhs)[star]))
+        values = unknown[n_nodes:].reshape(3, D - 1, 2).transpose(1, 2, 0)
+        variance = np.diag(cho_solve(factor, np.eye(normal.shape[0])))[n_nodes:].reshape(3, -1)
+        affine, error = np.zeros((D, 2, 3)), np.zeros(D)
+        others = np.setdiff1d(np.arange(D), [reference])
+        affine[reference] = np.eye(2, 3)
+        affine[others], error[others] = values, np.sqrt(variance.max(0))
+        affine[others, :, 2] -= np.einsum("dkj,dj->dk", affine[others][:, :, :2], middle[others])
+        sky = Layout(affine)(self.pixels[:, 0], self.pixels[:, 1], self.detector) + unknown[:n_nodes][self.node].T
+        return affine, error, np.hypot(*(sky - self._of_stars(sky)))
+
+    def _of_stars(self, sky: Array) -> Array:
+        """(2, m), the place of each measurement's star: that of its measurement of median u, where most of them are."""
+        ptr = np.concatenate([[0], np.cumsum(np.bincount(self.star))])
+        middle = ptr[:-1] + (np.diff(ptr) - 1) // 2
+        return np.asarray(sky[:, np.lexsort((sky[0], self.star))[middle]][:, self.star])
