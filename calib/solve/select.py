@@ -287,8 +287,7 @@ def without_idle(problem: Problem) -> Problem:
 def subset(problem: Problem, keep: NDArray[np.bool_]) -> Problem:
     """The same stars and nodes with only these of the sorted measurements; stars left without any are dropped."""
     graph = problem.graph
-    counts = np.add.reduceat(keep.astype(np.int64), graph.star_ptr[:-1]) if graph.n_stars else np.zeros(0, np.int64)
-    counts[np.diff(graph.star_ptr) == 0] = 0
+    counts = np.diff(np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])[graph.star_ptr])
     star_ptr = np.concatenate([[0], np.cumsum(counts[counts > 0])]).astype(np.int64)
     smaller = MeasurementGraph(star_ptr, graph.exposure[keep], graph.order[keep], graph.n_exposures)
     return replace(

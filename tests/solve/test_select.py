@@ -143,3 +143,18 @@ def test_bands_keep_their_numbers_without_idle_nodes(survey, problem_of):
     assert np.unique(part.band).tolist() == [0, 1, 2]
     assert (np.bincount(part.graph.exposure, minlength=part.band.size)[part.band != 1] == 0).all()
     np.testing.assert_array_equal(part.band, problem.band[part.survey_nodes])
+
+
+def test_stars_whose_rows_are_all_unused_leave_no_gap(survey, problem_of):
+    """Also where they are the first and the last."""
+    frame, _ = survey(seed=5, n_exposures=6, n_stars=30, visits=3)
+    unused = (0, 13, 29)
+    problem = problem_of(frame.with_columns(flag=pl.col("star_id").is_in(unused)))
+    keep = np.arange(problem.m.size) % 2 == 0
+    part = subset(problem, keep)
+    np.testing.assert_array_equal(part.m, problem.m[keep])
+    of = problem.stars["star_id"].to_numpy()
+    np.testing.assert_array_equal(
+        part.stars["star_id"].to_numpy()[part.graph.star()], of[problem.graph.star()][keep]
+    )
+    assert part.stars.height == part.graph.n_stars == np.unique(problem.graph.star()[keep]).size
