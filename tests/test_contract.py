@@ -41,7 +41,8 @@ def troubled(survey: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = pl.read_parquet(survey / "measurements.parquet").with_columns(
         pl.col("star_id") + 2**60, ("e" + pl.col("exposure_id").cast(pl.String)).alias("exposure_id")
     )
-    lonely = table.head(4).with_columns(exposure_id=pl.lit("lonely"), star_id=pl.lit(2**61, pl.Int64))
+    place = {"ra": pl.col("ra").first(), "dec": pl.col("dec").first()}
+    lonely = table.head(4).with_columns(exposure_id=pl.lit("lonely"), star_id=pl.lit(2**61, pl.Int64), **place)
     spoilt = table.head(4).with_columns(exposure_id=pl.lit("spoilt"), mag=pl.lit(None, pl.Float64))
     table = pl.concat([table, lonely.with_columns(mag=pl.col("mag") + pl.int_range(4) * 0.01), spoilt])
     n = table.height
