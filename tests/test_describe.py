@@ -142,6 +142,16 @@ class TestCommand:
         for words in ("6,455", "band g", "2 components", "weakest large-scale mode", "would help most", "mjd"):
             assert words in out
 
+    def test_long_names_of_bands_keep_their_distance(self, calib, tmp_path: Path) -> None:
+        table = tmp_path / "t.csv"
+        frame = rows({"a": [1, 2, 3], "b": [1, 2, 3], "c": [1, 2, 3]})
+        pl.concat([frame.with_columns(band=pl.lit(b)) for b in ("g", "NB455_narrow")]).write_csv(table)
+        status, out, _ = calib("check", table)
+        assert status == 0
+        assert "band NB455_narrow  3 exposures" in out.split("hangs by a thread")[0]
+        assert "  component 0    band " in out
+        assert out.count("band NB455_narrow  3 exposures") == 2
+
     def test_threads_in_words(self, calib, tmp_path: Path) -> None:
         table = tmp_path / "t.csv"
         rows({"a": [1, 2, 3], "b": [4, 5, 6], "thread2": [3, 4], "c": [9], "d": [10, 11]}).write_csv(table)

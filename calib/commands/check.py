@@ -54,8 +54,9 @@ def _contents(found: dict[str, Any]) -> list[str]:
         + (f" in {found['n_fields']:,} fields" if found["n_fields"] else "")
         + (f", {found['nights']:,} nights" if found["nights"] else ""),
     ]
+    widest = max((len(b["band"] or "(none)") for b in found["bands"]), default=0) + 2
     lines += [
-        f"  band {b['band'] or '(none)':<7}{b['n_exposures']:,} exposures, {b['n_stars']:,} stars, "
+        f"  band {b['band'] or '(none)':<{widest}}{b['n_exposures']:,} exposures, {b['n_stars']:,} stars, "
         f"{b['n_measurements']:,} measurements"
         for b in found["bands"]
     ]
@@ -76,10 +77,12 @@ def _linked(found: dict[str, Any]) -> list[str]:
         return ["No two exposures share a star: nothing can be calibrated. Are star_id the same in all exposures?"]
     more = "s" if len(components) > 1 else ""
     lines = [f"{len(components)} component{more} of exposures linked by stars; each has a scale of its own"]
+    names = [f"band {c['band']}" if c["band"] else "" for c in components[: 2 * SHOWN]]
+    width = max(map(len, names), default=0) + 2
     lines += [
-        f"  component {c['component']:<5}{('band ' + c['band']) if c['band'] else '':<10}"
+        f"  component {c['component']:<5}{name:<{width}}"
         f"{c['n_exposures']:,} exposures, {c['n_stars']:,} stars, {c['n_measurements']:,} measurements"
-        for c in components[: 2 * SHOWN]
+        for c, name in zip(components[: 2 * SHOWN], names, strict=True)
     ]
     if len(components) > 2 * SHOWN:
         lines.append(f"  and {len(components) - 2 * SHOWN:,} smaller ones")
