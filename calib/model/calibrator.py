@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from calib.model.camera import ColorScale, DetectorTerms
 from calib.model.field import Field, Places
 from calib.model.problem import standardised
+from calib.tables.units import AB_NJY, MAG_PER_RELATIVE_FLUX
 
 Array = NDArray[np.float64]
 
-MAG = 2.5 / np.log(10)
 SURFACE_COLUMNS = ("surface_x", "surface_y", "surface_xx", "surface_xy", "surface_yy")
 """Coefficients of x, y, x^2 - c, x y, y^2 - c, in the order of the basis."""
 BACKGROUND = "background"
 """Flux that the background left in every star's aperture, nJy where magnitudes are AB (`calib.solve.background`)."""
-FLUX_OF_ZERO = 3.631e12
+FLUX_OF_ZERO = 10 ** (0.4 * AB_NJY)
 """Flux of magnitude 0 on the AB scale, nJy."""
 MOST_BACKGROUND = 0.5
 """Of a star's flux: beyond this a magnitude is not corrected further."""
@@ -129,7 +129,7 @@ class Calibrator:
                 value += (basis - centre[k + 1]) * self.surface[at, k]
         if self.background.any():
             share = self.background[at] / FLUX_OF_ZERO * np.power(10.0, 0.4 * value)
-            value += MAG * np.clip(np.nan_to_num(share), -MOST_BACKGROUND, MOST_BACKGROUND)
+            value += MAG_PER_RELATIVE_FLUX * np.clip(np.nan_to_num(share), -MOST_BACKGROUND, MOST_BACKGROUND)
         value -= response * self.seeing[at]
         err = mag_err.astype(float)
         variance = (self.error_scale[at] * err) ** 2 + self.variance[at] + self.zeropoint_err[at] ** 2

@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 
 MOST_EXPOSURES = 500
 """Exposures that are looked at, neighbours of each other."""
+MOST_MEASUREMENTS = 400_000
+"""Measurements of them that are looked at, whole stars."""
 MOST_DETECTORS = 400
 """Cameras of more detectors are not looked at."""
 PASSES = 8
@@ -61,12 +63,15 @@ def layout(
     """Layout of the detectors of measurements (n,) sorted by star, and which (n,) lie elsewhere than their star.
 
     None where pixels do not tell it: where dithers are smaller than detectors, or the camera turns between exposures.
+    Which measurements lie elsewhere is told only where all are looked at.
     """
-    near = np.flatnonzero(np.isfinite(x) & np.isfinite(y) & _neighbours(graph))
+    near = np.flatnonzero(_sampled(graph, np.isfinite(x) & np.isfinite(y) & _neighbours(graph)))
     counts = np.bincount(detector[near], minlength=n_detectors)
     if not 2 <= n_detectors <= MOST_DETECTORS or not counts.all():
         return None
     size = max(float(np.ptp(np.quantile(axis[near], [0.001, 0.999]))) for axis in (x, y))
+    if not size > 0:
+        return None
     # in units in which all unknowns are of like size
     sample = _Sample.of(graph, near, np.stack([x, y], 1)[near] / size, detector[near].astype(np.int64), n_detectors)
     keep, scatter = np.ones(near.size, bool), np.inf
@@ -85,11 +90,11 @@ def layout(
         return None
     if (kept < 0.5 * counts).any():
         return None
-    # an exposure most of whose stars are elsewhere was turned, or placed by nothing; it is not its stars that stray
-    of = np.bincount(sample.node)
-    straight = np.bincount(sample.node, keep) > STRAIGHT * of
     stray = np.zeros(x.size, bool)
-    stray[near] = (distance > max(STRAY * scatter, LEAST)) & straight[sample.node]
+    if near.size == np.count_nonzero(np.isfinite(x) & np.isfinite(y)):
+        # an exposure most of whose stars are elsewhere was turned, or placed by nothing; not its stars stray
+        straight = np.bincount(sample.node, keep) > STRAIGHT * np.bincount(sample.node)
+        stray[near] = (distance > max(STRAY * scatter, LEAST)) & straight[sample.node]
     affine[:, :, 2] *= size
     return Layout(affine), stray
 
@@ -106,6 +111,12 @@ def _neighbours(graph: MeasurementGraph) -> NDArray[np.bool_]:
     near = np.zeros(n, bool)
     near[(order[order >= n_stars] - n_stars)[:MOST_EXPOSURES]] = True
     return near[node]
+
+
+def _sampled(graph: MeasurementGraph, among: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(n,), those of every so many stars, so that they are not too many."""
+    every = -(-np.count_nonzero(among) // MOST_MEASUREMENTS)
+    return among if every <= 1 else among & (graph.star() % every == 0)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from calib.model.calibrator import FLUX_OF_ZERO, MAG
+from calib.model.calibrator import FLUX_OF_ZERO
 from calib.model.problem import Problem
 from calib.solve.normal import Estimate
 from calib.solve.robust import RobustFit
+from calib.tables.units import MAG_PER_RELATIVE_FLUX
 
 Array = NDArray[np.float64]
 
@@ -67,4 +68,5 @@ def flux(fit: RobustFit, mag: Array) -> Array:
     count = np.bincount(node[known], minlength=design.n_nodes)
     with np.errstate(invalid="ignore"):
         factor = np.bincount(node[known], ratio, design.n_nodes) / np.where(count, count, np.nan)
-    return np.asarray(fit.estimate.theta[: design.n_nodes, -1] / MAG * FLUX_OF_ZERO * np.power(10.0, factor))
+    share = fit.estimate.theta[: design.n_nodes, -1] / MAG_PER_RELATIVE_FLUX
+    return np.asarray(share * FLUX_OF_ZERO * np.power(10.0, factor))

@@ -6,6 +6,7 @@ import pytest
 
 from calib import Config, calibrate
 from calib.apply import Applier
+from calib.model import focalplane
 from calib.model.focalplane import layout
 from calib.model.problem import Problem
 from calib.tables import read_measurements
@@ -85,6 +86,26 @@ def test_strays_are_told_and_do_not_bend_it():
 @pytest.mark.parametrize("case", [{"dither": 1.0}, {"turn": 30.0}])
 def test_pixels_that_do_not_tell_it_tell_nothing(case):
     assert found(camera(3, **case)[0])[0] is None
+
+
+def test_large_surveys_are_placed_by_a_sample_of_their_stars(monkeypatch):
+    frame, place, _ = camera(6, strays=100, n_exposures=60)
+    (whole, stray), graph, pixels = found(frame)
+    assert stray.any()
+    there = whole(*pixels)
+    for name, value in (("MOST_MEASUREMENTS", graph.n_measurements // 3), ("MOST_EXPOSURES", 45)):
+        with monkeypatch.context() as patch:
+            patch.setattr(focalplane, name, value)
+            part, none = found(frame)[0]
+        basis = np.stack([*part(*pixels), np.ones(pixels[0].size)], 1)  # another detector may be the scale
+        left = there.T - basis @ np.linalg.lstsq(basis, there.T)[0]
+        assert np.abs(left).max() < 1.0
+        assert not none.any()
+
+
+def test_pixels_that_are_all_alike_tell_nothing():
+    frame = camera(7)[0].with_columns(x=pl.lit(5.0), y=pl.lit(5.0))
+    assert found(frame)[0] is None
 
 
 def test_surfaces_reach_across_detectors():
