@@ -47,7 +47,7 @@ class LearnedEquations:
         self.prior, self.m = fit.equations.prior, fit.equations.m
         self.topology = fit.equations.topology
         self.w = fit.equations.w
-        self.ties = Ties.of(fit.terms.border, self.prior, fit.design.n_nodes)
+        self.ties = Ties.of(fit.terms.border, self.prior, fit.design)
         self.loss = fit.noise.information
 
     def equations(self, weight: Array, tie: Array, star: Array, scale: float = 1.0) -> NormalEquations:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.solve.border import Border
+from calib.solve.design import Design
 from calib.solve.normal import Prior
 
 Array = NDArray[np.float64]
@@ -59,9 +60,9 @@ class Ties:
     n_nodes: int
 
     @classmethod
-    def of(cls, border: Border, prior: Prior, n_nodes: int) -> Ties:
-        """Read the ties of a prior."""
-        K = prior.rhs.shape[1]
+    def of(cls, border: Border, prior: Prior, design: Design) -> Ties:
+        """Read the ties of a prior; a background is tied to nothing."""
+        n_nodes, K = design.n_nodes, design.surface_block
         hubs, light, levels = border.hubs, border.illumination, border.levels
         unknown, coefficient, component, node, kind = [], [], [], [], []
         if levels is not None and levels.node.size:

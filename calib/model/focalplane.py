@@ -173,7 +173,7 @@ class _Sample:
             return None
         unknown = cho_solve(factor, X.T @ (rhs - (mean @ rhs)[star]))
         values = unknown[n_nodes:].reshape(3, D - 1, 2).transpose(1, 2, 0)
-        variance = np.diag(cho_solve(factor, np.eye(normal.shape[0])))[n_nodes:].reshape(3, -1)
+        variance = np.diag(cho_solve(factor, np.eye(normal.shape[0])[:, n_nodes:])[n_nodes:]).reshape(3, -1)
         affine, error = np.zeros((D, 2, 3)), np.zeros(D)
         others = np.setdiff1d(np.arange(D), [reference])
         affine[reference] = np.eye(2, 3)

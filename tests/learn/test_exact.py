@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from calib.config import Config
 from calib.learn.exact import LearnedEquations
 from calib.learn.losses import Lesson
 from calib.learn.ties import Ties
+from calib.model.problem import Problem
+from calib.simulate import SurveySpec, simulate
+from calib.solve.select import robust_fit
+from calib.tables import read_measurements
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +93,22 @@ def test_gap_is_the_jitter(sample, job):
 
 def test_without_terms_there_are_no_ties(bare):
     _, fit = bare
-    assert Ties.of(fit.terms.border, fit.equations.prior, fit.design.n_nodes).precision.size == 0
+    assert Ties.of(fit.terms.border, fit.equations.prior, fit.design).precision.size == 0
+
+
+def test_a_background_is_no_tie():
+    """It has a prior of its own, which networks leave as it is; with factors of one the solve is the robust one."""
+    survey = simulate(SurveySpec(n_exposures=24, stars_per_exposure=40, nights=4, visits=5), 3)
+    config = Config(method="robust", score=False, surface="plane", background="on", seeing_response="off")
+    problem = Problem.of(read_measurements(survey.measurements, exposures=survey.exposures), config)
+    fit, _ = robust_fit(problem, config)
+    assert fit.design.block == 4
+    job = LearnedEquations(fit)
+    assert set(job.ties.component) == {0, 1, 2}
+    assert set(job.ties.kind) == {0, 1}
+    assert (job.ties.precision > 0).all()
+    found = job.equations(*ones(job))
+    np.testing.assert_allclose(found.prior.diagonal, fit.prior.diagonal, rtol=1e-9)
 
 
 def test_lessons_are_judged_as_the_answer_is(sample, robust):
