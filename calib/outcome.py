@@ -161,7 +161,7 @@ def _per_measurement_noise(problem: Problem, solved: Solved) -> tuple[_Sorted, N
         leverage = np.clip(fit.resisting[part] * fit.spread.prediction[part], 0.0, 0.99)
         noise = (base[part] + fit.weighted.variability[star[part]]) * (1.0 - leverage)
         t2 = fit.estimate.residual[part] ** 2 / noise
-        outlier[part] = fit.noise.tails.outlier(np.nan_to_num(t2))
+        outlier[part] = fit.noise.outlier(problem.graph.exposure[part], np.nan_to_num(t2))
     if solved.outlier is not None:
         outlier = solved.outlier
     return _Sorted(np.asarray(fit.equations.w), outlier, influence(fit)), base

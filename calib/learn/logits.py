@@ -15,11 +15,12 @@ LARGEST = 9.0
 
 def outlier_logit(problem: Problem, fit: RobustFit) -> Floats:
     """(n,), of the probability that a measurement's noise is an outlier's."""
-    base = fit.noise.base(problem.graph.exposure, fit.err).astype(float)
-    leverage = np.clip(fit.noise.information * fit.equations.w * fit.spread.prediction, 0.0, 0.99)
+    node = problem.graph.exposure
+    base = fit.noise.base(node, fit.err).astype(float)
+    leverage = np.clip(fit.noise.information(node) * fit.equations.w * fit.spread.prediction, 0.0, 0.99)
     noise = (base + fit.weighted.variability[problem.graph.star()]) * (1.0 - leverage)
     t2 = np.asarray(fit.estimate.residual, float) ** 2 / noise
-    return _logit(fit.noise.tails.outlier(np.nan_to_num(t2)))
+    return _logit(fit.noise.outlier(node, np.nan_to_num(t2)))
 
 
 def variable_logit(fit: RobustFit) -> Floats:

@@ -7,8 +7,8 @@
 with c_e the error scale of the node, f a floor, v_e the node's excess variance and u_s the star's variability; the
 shape about that scale is in tails.py. The first two take Fisher-scoring steps in their logarithm on expected squared
 residuals r^2 + Var(prediction), which makes the likelihood the restricted one (Patterson & Thompson 1971, Biometrika
-58, 545). Exposures' excess and stars' variability have no formula: each takes values on a grid whose shares are learned
-(empirical Bayes, Laird 1978).
+58, 545). Exposures' excess and contamination and stars' variability have no formula: each takes values on a grid whose
+shares are learned (empirical Bayes, Laird 1978).
 
 Residuals are held against 1 - h of their variance, h = w Var(prediction) the leverage, and count as 1 - h of a
 measurement: a star seen once says nothing, and what was believed at the last pass does not come back as evidence.
@@ -23,7 +23,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from calib.model.tails import Tails, look, tail_histogram
+from calib.model.tails import CONTAMINATIONS, LARGEST_LOG, PER_LOG, Tails, look, tail_histogram
 
 Array = NDArray[np.float64]
 
@@ -35,6 +35,12 @@ EXCESS_GRID = np.concatenate([[0.0], (0.002 * 2.0 ** np.arange(8)) ** 2])
 """v_e in mag^2: none, then 2 mmag to 0.26 mag in steps of two."""
 USUAL_EXCESS: Array = np.asarray(0.5 ** np.arange(EXCESS_GRID.size) / (2.0 - 0.5 ** (EXCESS_GRID.size - 1)), float)
 """Shares of that grid before any data: each doubling of the excess is half as common."""
+CONTAMINATION_LEVELS: NDArray[np.int8] = np.arange(0, 14, 2, dtype=np.int8)
+"""Places on `CONTAMINATIONS` that exposures' likelihoods are asked for: none, 10, 20 to 60 per cent."""
+USUAL_CONTAMINATION: Array = np.r_[0.999, np.full(6, 0.001 / 6)]
+"""Shares of those before any data: one exposure in a thousand."""
+RARELY_CONTAMINATED = 100.0
+"""Exposures' worth of belief in them: a few wrong measurements of a small exposure are not yet a share of their own."""
 USUAL_EXPOSURES = 4.0
 """Exposures' worth of belief in them: surveys of few exposures learn little of their own."""
 TINY = 1e-10
@@ -65,8 +71,10 @@ class NoiseModel:
         (B,), what c_e^2 shrinks to.
     tails
         Shape of the noise about its scale.
-    shares, excess_shares
-        Learned shares of the grids of variability and of excess.
+    shares, excess_shares, contamination_shares
+        Learned shares of the grids of variability, of excess and of contamination.
+    level
+        int8 (E,), place on `CONTAMINATIONS` of each node's share of measurements of anything but their stars.
     floor_step, floor_reach
         (B,), the last step of the floor in its logarithm, and the longest that the next may be.
     """
@@ -79,8 +87,15 @@ class NoiseModel:
     tails: Tails = field(default_factory=Tails)
     shares: Array = field(default_factory=lambda: np.r_[0.9, np.full(VARIABILITY_GRID.size - 1, 0.1 / 9)])
     excess_shares: Array = field(default_factory=lambda: USUAL_EXCESS.copy())
+    contamination_shares: Array = field(default_factory=lambda: USUAL_CONTAMINATION.copy())
+    level: NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, np.int8))
     floor_step: Array | None = None
     floor_reach: Array | None = None
+
+    def __post_init__(self) -> None:
+        """Nodes are not contaminated unless said."""
+        if not self.level.size:
+            self.level = np.zeros(self.band.size, np.int8)
 
     @classmethod
     def start(cls, band: NDArray[np.int32], scale2: Array, floor: float = 0.004) -> NoiseModel:
@@ -102,20 +117,29 @@ class NoiseModel:
         """An independent copy for some of the nodes."""
         part = self.copy()
         part.error_scale2, part.excess, part.band = self.error_scale2[nodes], self.excess[nodes], self.band[nodes]
+        part.level = self.level[nodes]
         return part
 
     def spread_over(self, band: NDArray[np.int32]) -> NoiseModel:
         """The survey's values for other nodes of the same bands."""
         fresh = NoiseModel.start(band, self.survey_scale2)
         fresh.floor, fresh.tails, fresh.shares = self.floor.copy(), self.tails, self.shares.copy()
-        fresh.excess_shares = self.excess_shares.copy()
+        fresh.excess_shares, fresh.contamination_shares = self.excess_shares.copy(), self.contamination_shares.copy()
         fresh.excess[:] = float((self.excess_shares * EXCESS_GRID).sum())
         return fresh
 
-    @property
-    def information(self) -> float:
-        """Of the noise about its location, over that of a normal with the expected weights."""
-        return self.tails.information
+    def information(self, node: NDArray[np.integer]) -> float | NDArray[np.float32]:
+        """Of the noise about its location, over that of a normal with the expected weights; (n,) where some differ."""
+        levels = np.unique(self.level)
+        if not levels.any():
+            return self.tails.information
+        of_level = np.zeros(CONTAMINATIONS.size, np.float32)
+        of_level[levels] = [self.tails.contaminated(CONTAMINATIONS[k]).information for k in levels]
+        return np.asarray(of_level[self.level][node])
+
+    def outlier(self, node: NDArray[np.integer], y: NDArray[np.floating]) -> Array:
+        """Probability (n,) that noise of these squares over its variance is an outlier's."""
+        return self.tails.outlier(y, self.level[node] if self.level.any() else None)
 
     @property
     def beyond_ordinary(self) -> int:
@@ -154,18 +178,26 @@ class NoiseModel:
         self.floor_step, self.floor_reach = step, reach
         self.floor = np.maximum(f * np.exp(step), TINY)
         if sums.excess_likelihood is not None:
-            posterior = sums.excess_likelihood + np.log(self.excess_shares)
-            posterior = np.exp(posterior - posterior.max(axis=1, keepdims=True))
-            posterior /= posterior.sum(axis=1, keepdims=True)
-            self.excess = posterior @ EXCESS_GRID
-            counts = posterior[sums.count > LEAST_FREE].sum(0) + USUAL_EXPOSURES * USUAL_EXCESS
-            self.excess_shares = counts / counts.sum()
+            joint = sums.excess_likelihood + np.log(self.excess_shares)[:, None] + np.log(self.contamination_shares)
+            joint = np.exp(joint - joint.max(axis=(1, 2), keepdims=True))
+            joint /= joint.sum(axis=(1, 2), keepdims=True)
+            self.excess = joint.sum(2) @ EXCESS_GRID
+            share = joint.sum(1) @ CONTAMINATIONS[CONTAMINATION_LEVELS]
+            self.level = np.rint(share / CONTAMINATIONS[1]).astype(np.int8)
+            told = joint[sums.count > LEAST_FREE].sum(0)
+            self.excess_shares = _learned(told.sum(1), USUAL_EXPOSURES * USUAL_EXCESS)
+            self.contamination_shares = _learned(told.sum(0), RARELY_CONTAMINATED * USUAL_CONTAMINATION)
         self.shares = sums.shares / sums.shares.sum()
         if sums.tails is not None:
-            self.tails = self.tails.learned(sums.tails)
+            self.tails = self.tails.learned(*sums.tails)
         change = float(np.abs(np.log(self.survey_scale2 / s2)).max())
         felt = (self.floor > 1e-6) | (f > 1e-6)
         return max(change, float(np.abs(np.log(self.floor / f))[felt].max(initial=0.0)))
+
+
+def _learned(counts: Array, believed: Array) -> Array:
+    believed = counts + believed
+    return np.asarray(believed / believed.sum())
 
 
 def _step(score: Array, information: Array) -> Array:
@@ -203,8 +235,8 @@ def _base(node, err, c2, rest):
 
 @njit(cache=True, nogil=True)
 def _weigh(
-    star_ptr, node, err, base, r2, v, free, table, grid, log_shares, beyond, w, variable, perceptible, u_mean, sums,
-    shares,
+    star_ptr, node, err, base, r2, v, free, tables, level, grid, log_shares, beyond, w, variable, perceptible, u_mean,
+    sums, shares,
 ):
     # weights (n) and, per star, the probability that u_s is grid[beyond] or more, the same of what its measurements
     # could show, and u_s's expectation; sums (E, 7); returns the log likelihood. r2 is the squared residual, v the
@@ -236,7 +268,7 @@ def _weigh(
             prod = 1.0
             for i in range(low, high):
                 s2 = np.float64(base[i]) + grid[k]
-                like += look(table, 0, r2[i] / (max(free[i], LEAST_FREE) * s2))
+                like += look(tables, level[node[i]], 0, r2[i] / (max(free[i], LEAST_FREE) * s2))
                 prod *= s2
                 if prod < 1e-200 or prod > 1e200:
                     like -= 0.5 * np.log(prod)
@@ -261,6 +293,7 @@ def _weigh(
             perceptible[s] += p[k] * grid[k] / (grid[k] + least)
         u_mean[s] = u
         for i in range(low, high):
+            e = node[i]
             wi = 0.0
             score = 0.0
             rate = 0.0
@@ -269,7 +302,7 @@ def _weigh(
                 if p[k] < 1e-7:
                     continue
                 s2 = np.float64(base[i]) + grid[k]
-                t = p[k] * look(table, 1, (r2[i] + v[i]) / s2) / s2
+                t = p[k] * look(tables, level[e], 1, (r2[i] + v[i]) / s2) / s2
                 wi += t
                 score += t * r2[i] / s2
                 rate += p[k] / s2
@@ -277,7 +310,6 @@ def _weigh(
             rate *= free[i]
             info *= np.float64(free[i]) * free[i]
             w[i] = wi
-            e = node[i]
             sg = np.float64(err[i]) * np.float64(err[i])
             sums[e, 0] += sg * score
             sums[e, 1] += sg * rate
@@ -290,8 +322,8 @@ def _weigh(
 
 
 @njit(cache=True, nogil=True)
-def _excess_likelihood(star_ptr, node, base, excess, r2, free, u_mean, table, grid, out):
-    # out (E, G): log likelihood of every value of v_e
+def _excess_likelihood(star_ptr, node, base, excess, r2, free, u_mean, densities, grid, out):
+    # out (E, G, C): log likelihood of every value of v_e and of every level of contamination; densities (POINTS, C)
     for s in range(star_ptr.size - 1):
         for i in range(star_ptr[s], star_ptr[s + 1]):
             e = node[i]
@@ -299,7 +331,13 @@ def _excess_likelihood(star_ptr, node, base, excess, r2, free, u_mean, table, gr
             z = r2[i] / max(free[i], LEAST_FREE)
             for k in range(grid.size):
                 s2 = rest + grid[k]
-                out[e, k] += free[i] * (look(table, 0, z / s2) - 0.5 * np.log(s2))
+                scale = 0.5 * np.log(s2)
+                at = min(np.log(1.0 + z / s2), LARGEST_LOG) * PER_LOG
+                j = int(at)
+                part = at - j
+                for c in range(densities.shape[1]):
+                    like = densities[j, c] + part * (densities[j + 1, c] - densities[j, c])
+                    out[e, k, c] += free[i] * (like - scale)
 
 
 @dataclass(frozen=True)
@@ -340,6 +378,7 @@ def weigh(
     *,
     fit_tails: bool = False,
     fit_excess: bool = False,
+    fit_contamination: bool = False,
 ) -> Weighted:
     """Expected weights under the model, and the sums its update needs.
 
@@ -351,8 +390,8 @@ def weigh(
         (n,), of the prediction, mag^2, and the same times the weight that it was made with; none when not given.
     fit_tails
         Whether the histogram that tails are learned from is wanted too.
-    fit_excess
-        Whether the likelihood of every node's excess is.
+    fit_excess, fit_contamination
+        Whether the likelihood of every node's excess is, and that of its contamination with it.
     """
     n_nodes, n_stars = model.band.size, star_ptr.size - 1
     base = model.base(node, err)
@@ -364,18 +403,23 @@ def weigh(
     variable, perceptible, u = np.empty((3, n_stars))
     sums, shares = np.zeros((n_nodes, 7)), np.full(VARIABILITY_GRID.size, 1e-3)
     shares[0] += 1.0
+    tables = model.tails.tables if model.level.any() else model.tails.table[None]
     log_likelihood = _weigh(
-        star_ptr, node, err, base, squared_residual, v, free, model.tails.table, VARIABILITY_GRID, np.log(model.shares),
-        model.beyond_ordinary, w, variable, perceptible, u, sums, shares,
+        star_ptr, node, err, base, squared_residual, v, free, tables, model.level, VARIABILITY_GRID,
+        np.log(model.shares), model.beyond_ordinary, w, variable, perceptible, u, sums, shares,
     )  # fmt: skip
     tails = None
     if fit_tails:
-        tails = tail_histogram(star_ptr, base, squared_residual + v, free, u, max(1, node.size // 300_000))
+        tails = tail_histogram(
+            star_ptr, node, model.level, base, squared_residual + v, free, u, max(1, node.size // 300_000)
+        )
     excess = None
     if fit_excess:
-        excess = np.zeros((n_nodes, EXCESS_GRID.size))
+        levels = CONTAMINATION_LEVELS if fit_contamination else CONTAMINATION_LEVELS[:1]
+        densities = model.tails.densities(levels)
+        excess = np.zeros((n_nodes, EXCESS_GRID.size, levels.size))
         _excess_likelihood(
-            star_ptr, node, base, model.excess, squared_residual, free, u, model.tails.table, EXCESS_GRID, excess
+            star_ptr, node, base, model.excess, squared_residual, free, u, densities, EXCESS_GRID, excess
         )  # fmt: skip
     score_sigma, rate_sigma, score_one, rate_one, information_sigma, information_one, count = sums.T
     found = NodeSums(

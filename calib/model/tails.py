@@ -11,12 +11,15 @@ say. With y = (noise / s)^2,
 w is the expected weight in units of 1 / s^2 (Dempster, Laird & Rubin 1980, in Multivariate Analysis V). A Student-t
 has one number for both its shoulders and its far tails: where one measurement in ten is far off, it gives away a tenth
 of what the others say.
+
+An exposure may be contaminated: a share of its measurements is of anything but their stars (a wrong astrometric
+solution, a trailed image), with the usual shape under the rest. The shares are steps of `CONTAMINATIONS`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numba import njit
@@ -30,6 +33,10 @@ USUAL: Array = np.array([0.80, 0.15, 0.035, 0.012, 0.002, 0.001])
 """Their shares before any data."""
 USUAL_MEASUREMENTS = 30.0
 """Measurements' worth of belief in them."""
+CONTAMINATIONS: Array = np.arange(14) / 20.0
+"""Shares of an exposure's measurements that may be of anything but their stars."""
+CONTAMINANT: Array = np.array([0.0, 0.0, 0.10, 0.35, 0.35, 0.20])
+"""Shares of the multiples that those have before any data: other stars are off by a magnitude or so."""
 OUTLIER = 9.0
 """An outlier's variance is more than this many times the model's: its noise is of more than three times the scale."""
 LARGEST_LOG = 21.0
@@ -50,9 +57,12 @@ class Tails:
     ----------
     shares
         (K,), of `MULTIPLES`.
+    contaminant
+        (K,), of what is of anything but its star; none of them within `OUTLIER`.
     """
 
     shares: Array = field(default_factory=lambda: USUAL.copy())
+    contaminant: Array = field(default_factory=lambda: CONTAMINANT.copy())
 
     @classmethod
     def normal(cls) -> Tails:
@@ -73,12 +83,31 @@ class Tails:
         total = p.sum(1, keepdims=True)
         return (top + np.log(total))[:, 0], p / total
 
-    @cached_property
+    @property
     def table(self) -> Array:
         """(POINTS, 3), log density, w and probability of an outlier over log(1 + y), for `look`."""
-        y = np.expm1(np.arange(POINTS) / PER_LOG)
-        density, p = self.posterior(y)
-        return np.stack([density, (p / MULTIPLES).sum(1), p[:, MULTIPLES > OUTLIER].sum(1)], axis=1)
+        return _table(tuple(self.shares))
+
+    def contaminated(self, share: float) -> Tails:
+        """These, with a share of the measurements being of anything but their stars."""
+        return Tails((1.0 - share) * self.shares + share * self.contaminant, self.contaminant) if share else self
+
+    def densities(self, levels: NDArray[np.integer]) -> Array:
+        """(POINTS, L), log densities at some places on `CONTAMINATIONS`."""
+        own, other, share = self.table[:, 0], _table(tuple(self.contaminant))[:, 0], CONTAMINATIONS[levels]
+        top = np.maximum(own, other)
+        parts = np.stack([np.exp(own - top), np.exp(other - top)], axis=1)
+        return np.asarray(np.log(parts @ np.stack([1.0 - share, share])) + top[:, None])
+
+    @cached_property
+    def tables(self) -> Array:
+        """(L, POINTS, 3), `table` under each of `CONTAMINATIONS`."""
+        out = np.empty((CONTAMINATIONS.size, *self.table.shape))
+        out[:, :, 0] = self.densities(np.arange(CONTAMINATIONS.size)).T
+        foreign = _table(tuple(self.contaminant))[:, 1:]
+        p = (np.exp(self.table[:, 0] - out[:, :, 0]) * (1.0 - CONTAMINATIONS[:, None]))[:, :, None]
+        out[:, :, 1:] = p * self.table[:, 1:] + (1.0 - p) * foreign
+        return out
 
     @cached_property
     def _information(self) -> tuple[float, float]:
@@ -101,43 +130,70 @@ class Tails:
         """Fisher's information of the logarithm of s, over a normal's."""
         return 1.0 if self.is_normal else self._information[1]
 
-    def outlier(self, y: NDArray[np.floating]) -> Array:
-        """Probability (n,) that noise of these squares over s^2 is an outlier's; as usual where there are no tails."""
-        table = Tails().table if self.is_normal else self.table
-        at = np.minimum(np.log1p(np.asarray(y, float)), LARGEST_LOG) * PER_LOG
-        return np.asarray(np.interp(at, np.arange(POINTS), table[:, 2]), float)
+    def outlier(self, y: NDArray[np.floating], level: NDArray[np.integer] | None = None) -> Array:
+        """Probability (n,) that noise of these squares over s^2 is an outlier's; as usual where there are no tails.
 
-    def learned(self, histogram: Array) -> Tails:
-        """Tails that a histogram (BINS,) of log(1 + y) is most likely under, with the usual ones believed a little."""
-        # at equal shares the posterior is the likelihood, but for a factor of each bin
-        likelihood = Tails(np.full(MULTIPLES.size, 1.0 / MULTIPLES.size)).posterior(_BIN_SQUARES)[1]
-        usual, shares = USUAL_MEASUREMENTS * USUAL, np.maximum(self.shares, 1e-6)
-        for _ in range(STEPS):
-            joint = likelihood * shares
-            counts = histogram @ (joint / joint.sum(1, keepdims=True)) + usual
-            shares = counts / counts.sum()
-        return Tails(shares)
+        ``level`` (n,) are places on `CONTAMINATIONS`.
+        """
+        tails = Tails() if self.is_normal else self
+        at = np.minimum(np.log1p(np.asarray(y, float)), LARGEST_LOG) * PER_LOG
+        out: Array = np.interp(at, np.arange(POINTS), tails.table[:, 2])
+        for k in np.unique(level[level > 0]) if level is not None else ():
+            out[level == k] = np.interp(at[level == k], np.arange(POINTS), tails.tables[k, :, 2])
+        return out
+
+    def learned(self, usual: Array, contaminated: Array) -> Tails:
+        """Tails that histograms (BINS,) of log(1 + y) are most likely under, with the usual ones believed a little.
+
+        The outliers of contaminated exposures, of which the second histogram is, tell what the contaminant is like.
+        """
+        shares = _most_likely(usual, self.shares, USUAL)
+        if not contaminated.any():
+            return Tails(shares, self.contaminant)
+        start = 0.5 * (self.shares + self.contaminant)
+        others = np.where(MULTIPLES > OUTLIER, _most_likely(contaminated, start, 0.5 * (USUAL + CONTAMINANT)), 0.0)
+        return Tails(shares, others / others.sum())
+
+
+@lru_cache(maxsize=8)
+def _table(shares: tuple[float, ...]) -> Array:
+    y = np.expm1(np.arange(POINTS) / PER_LOG)
+    density, p = Tails(np.array(shares)).posterior(y)
+    return np.stack([density, (p / MULTIPLES).sum(1), p[:, MULTIPLES > OUTLIER].sum(1)], axis=1)
+
+
+def _most_likely(histogram: Array, shares: Array, usual: Array) -> Array:
+    # at equal shares the posterior is the likelihood, but for a factor of each bin
+    likelihood = Tails(np.full(MULTIPLES.size, 1.0 / MULTIPLES.size)).posterior(_BIN_SQUARES)[1]
+    shares = np.maximum(shares, 1e-6)
+    for _ in range(STEPS):
+        joint = likelihood * shares
+        counts = histogram @ (joint / joint.sum(1, keepdims=True)) + USUAL_MEASUREMENTS * usual
+        shares = counts / counts.sum()
+    return shares
 
 
 @njit(inline="always")
-def look(table, column, y):  # noqa: D103 - as the kernels it stands in
-    # the table's column at y, linear in log(1 + y)
+def look(tables, level, column, y):  # noqa: D103 - as the kernels it stands in
+    # the column at y of a level's table, linear in log(1 + y)
     at = min(np.log(1.0 + y), LARGEST_LOG) * PER_LOG
     i = int(at)
     part = at - i
-    return table[i, column] + part * (table[i + 1, column] - table[i, column])
+    return tables[level, i, column] + part * (tables[level, i + 1, column] - tables[level, i, column])
 
 
 @njit(cache=True, nogil=True)
-def tail_histogram(star_ptr, base, d2, free, u_mean, step):  # noqa: D103 - a kernel
-    # (BINS,): log(1 + y) of the measurements of every step-th star, each counted by what its fit left free and shared
-    # between the two points of the grid that it lies between, so that rounding moves nothing
-    out = np.zeros(BINS)
+def tail_histogram(star_ptr, node, level, base, d2, free, u_mean, step):  # noqa: D103 - a kernel
+    # (2, BINS): log(1 + y) of the measurements of every step-th star in nodes that are not contaminated and that are,
+    # each counted by what its fit left free and shared between the two points of the grid that it lies between, so that
+    # rounding moves nothing
+    out = np.zeros((2, BINS))
     for s in range(0, star_ptr.size - 1, step):
         for i in range(star_ptr[s], star_ptr[s + 1]):
+            of = 1 if level[node[i]] > 0 else 0
             y = d2[i] / (np.float64(base[i]) + u_mean[s])
             at = min(np.log(1.0 + y) / LARGEST_LOG, 0.999999) * (BINS - 1)
             k = int(at)
-            out[k] += free[i] * step * (k + 1 - at)
-            out[k + 1] += free[i] * step * (at - k)
+            out[of, k] += free[i] * step * (k + 1 - at)
+            out[of, k + 1] += free[i] * step * (at - k)
     return out

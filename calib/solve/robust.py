@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from calib.model.cores import settle_on_cores
 from calib.model.errors import freed_errors
 from calib.model.noise import LARGE, NoiseModel, Weighted, weigh
 from calib.solve.border import Border
@@ -22,6 +23,10 @@ Array = NDArray[np.float64]
 
 FREEING_PASSES = (2, 4, 7)
 """Passes after which reported errors are freed anew from their own noise."""
+CLEAN_PASSES = 2
+"""Passes in which no exposure counts as contaminated: by then the tails that all share are known."""
+CORE_PASSES = (3, 6)
+"""Passes after which noisy exposures are asked whether they are contaminated ones."""
 FREE_PASSES = 15
 """Passes after which weights go half the way: a few measurements can otherwise change sides for ever, two by two."""
 
@@ -189,7 +194,7 @@ def fit(
     linked = topology.size[topology.component] > 1
     lone = np.zeros(0, np.int64) if linked.all() else np.flatnonzero(~linked[node])
     for n_pass in range(1, max_passes + 1):
-        step = _ScoringStep(design, m, weighted.w, residual, noise.information, prior, topology)
+        step = _ScoringStep(design, m, weighted.w, residual, noise.information(node), prior, topology)
         del residual
         estimate = step.estimate()
         if instrument is not None:
@@ -217,9 +222,14 @@ def fit(
         if lone.size:
             # of what nothing else is seen together with there is no prediction, and rounding must not pass for one
             prediction[lone], leverage[lone] = 0.0, 1.0
+        if n_pass in CORE_PASSES:
+            shift = settle_on_cores(noise, star_ptr, node, err, residual, leverage, weighted.variability)
+            if shift.any():
+                residual = residual + shift[node]
         weighted = weigh(
-            noise, star_ptr, node, err, residual**2, prediction, leverage, fit_tails=True, fit_excess=True
-        )
+            noise, star_ptr, node, err, residual**2, prediction, leverage, fit_tails=True, fit_excess=True,
+            fit_contamination=n_pass > CLEAN_PASSES,
+        )  # fmt: skip
         if n_pass > FREE_PASSES:
             weighted.w[:] = 0.5 * (weighted.w + step.equations.w / np.asarray(step.information, weighted.w.dtype))
         moved = max(noise.update(weighted.sums), terms.update(topology.degree))
@@ -250,11 +260,11 @@ class _ScoringStep:
     """
 
     def __init__(
-        self, design: Design, m: Array, w: NDArray[np.floating], residual: NDArray[np.floating], information: float,
-        prior: Prior, topology: Topology,
+        self, design: Design, m: Array, w: NDArray[np.floating], residual: NDArray[np.floating],
+        information: float | NDArray[np.float32], prior: Prior, topology: Topology,
     ) -> None:  # fmt: skip
         self.information = information
-        self.moved = residual * np.asarray(1.0 / information - 1.0, residual.dtype)
+        self.moved = residual * (1.0 / np.asarray(information, residual.dtype) - 1.0)
         w *= np.asarray(information, w.dtype)
         self.equations = NormalEquations(design, m, w, prior, topology, self.moved)
 
@@ -295,8 +305,8 @@ def stated_spread(fit: RobustFit) -> tuple[NormalEquations, Spread]:
     """
     if fit.stated is not None:
         return fit.stated, fit.spread
-    information = fit.noise.information
-    if information == 1.0:
+    information = fit.noise.information(fit.design.graph.exposure)
+    if np.all(information == 1.0):
         return fit.equations, fit.spread
     w = fit.equations.w * information
     equations = NormalEquations(fit.design, fit.equations.m, w, fit.prior, fit.equations.topology)

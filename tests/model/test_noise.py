@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from calib.model.noise import EXCESS_GRID, VARIABILITY_GRID, NoiseModel, weigh
-from calib.model.tails import MULTIPLES, Tails, tail_histogram
+from calib.model.noise import CONTAMINATION_LEVELS, EXCESS_GRID, VARIABILITY_GRID, NoiseModel, weigh
+from calib.model.tails import CONTAMINATIONS, MULTIPLES, Tails, tail_histogram
 
 
 def survey(seed=0, n_nodes=6, n_stars=25, most=9, bands=2):
@@ -23,6 +23,7 @@ def survey(seed=0, n_nodes=6, n_stars=25, most=9, bands=2):
         tails=Tails(np.array([0.8, 0.1, 0.05, 0.03, 0.015, 0.005])),
         shares=rng.dirichlet(np.ones(VARIABILITY_GRID.size)),
         excess_shares=rng.dirichlet(np.ones(EXCESS_GRID.size)),
+        level=np.array([0, 9, 0, 1, 13, 0], np.int8)[:n_nodes],
     )
     residual = rng.standard_t(4, node.size) * err * 2
     return model, star_ptr, node, err, residual**2
@@ -32,12 +33,17 @@ def variances(model, node, err):
     return model.error_scale2[node] * err.astype(float) ** 2 + model.floor[model.band[node]] + model.excess[node]
 
 
-def log_density(model, y):
-    return model.tails.posterior(y.ravel())[0].reshape(y.shape)
+def log_density(model, y, level):
+    """(n, ...) at the levels (n,) of contamination, row by row."""
+    tails = [model.tails.contaminated(CONTAMINATIONS[k]) for k in level]
+    return np.reshape([t.posterior(row.ravel())[0] for t, row in zip(tails, y, strict=True)], y.shape)
 
 
-def expected_weight(model, y):
-    return (model.tails.posterior(y.ravel())[1] / MULTIPLES).sum(1).reshape(y.shape)
+def expected_weight(model, y, level):
+    tails = [model.tails.contaminated(CONTAMINATIONS[k]) for k in level]
+    return np.reshape(
+        [(t.posterior(row.ravel())[1] / MULTIPLES).sum(1) for t, row in zip(tails, y, strict=True)], y.shape
+    )
 
 
 def oracle(model, star_ptr, node, err, r2, v=0.0, h=0.0):
@@ -53,7 +59,8 @@ def oracle(model, star_ptr, node, err, r2, v=0.0, h=0.0):
         if not at.size:
             continue
         s2 = base[at, None] + VARIABILITY_GRID
-        joint = log_density(model, r2[at, None] / free[at, None] / s2) - 0.5 * np.log(s2)
+        level = model.level[node[at]]
+        joint = log_density(model, r2[at, None] / free[at, None] / s2, level) - 0.5 * np.log(s2)
         joint = np.log(model.shares) + free[at].mean() * joint.sum(0)
         evidence = np.logaddexp.reduce(joint)
         p = np.exp(joint - evidence)
@@ -62,7 +69,7 @@ def oracle(model, star_ptr, node, err, r2, v=0.0, h=0.0):
         variable[s], u[s] = p[model.beyond_ordinary :].sum(), p @ VARIABILITY_GRID
         least = min(0.1, 2 / free[at].sum()) * (base[at].mean() + VARIABILITY_GRID[ordinary])
         perceptible[s] = (p * VARIABILITY_GRID / (VARIABILITY_GRID + least))[model.beyond_ordinary :].sum()
-        tau = expected_weight(model, (r2 + v)[at, None] / s2) / s2
+        tau = expected_weight(model, (r2 + v)[at, None] / s2, level) / s2
         w[at] = tau @ p
         sigma2 = err[at].astype(float) ** 2
         one = free[at]
@@ -96,22 +103,27 @@ def test_weights_and_sums_are_those_of_the_mixture(seed):
     assert s.excess_likelihood is None
 
 
-def test_likelihoods_on_the_grids():
+@pytest.mark.parametrize("contamination", [False, True])
+def test_likelihoods_on_the_grids(contamination):
     model, star_ptr, node, err, d2 = survey(7)
-    found = weigh(model, star_ptr, node, err, d2, fit_tails=True, fit_excess=True)
+    found = weigh(
+        model, star_ptr, node, err, d2, fit_tails=True, fit_excess=True, fit_contamination=contamination
+    )  # fmt: skip
     base = variances(model, node, err)
     u = np.repeat(found.variability, np.diff(star_ptr))
-    s2 = base + u
-    histogram = tail_histogram(star_ptr, base, d2, np.ones(d2.size), found.variability, 1)
+    ones = np.ones(d2.size)
+    histogram = tail_histogram(star_ptr, node, model.level, base, d2, ones, found.variability, 1)
     np.testing.assert_allclose(found.sums.tails, histogram, rtol=1e-4, atol=1e-4)
-    excess = np.zeros((model.band.size, EXCESS_GRID.size))
+    levels = CONTAMINATION_LEVELS if contamination else CONTAMINATION_LEVELS[:1]
+    expected = np.zeros((model.band.size, EXCESS_GRID.size, levels.size))
     for k, v in enumerate(EXCESS_GRID):
         s2 = base - model.excess[node] + v + u
-        np.add.at(excess[:, k], node, log_density(model, d2 / s2) - 0.5 * np.log(s2))
-    # only differences along the grid mean anything
-    np.testing.assert_allclose(
-        np.diff(found.sums.excess_likelihood, axis=1), np.diff(excess, axis=1), rtol=1e-4, atol=3e-4
-    )
+        for c, level in enumerate(levels):
+            like = log_density(model, d2 / s2, np.full(d2.size, level)) - 0.5 * np.log(s2)
+            np.add.at(expected[:, k, c], node, like)
+    # only differences along the grids mean anything
+    got = found.sums.excess_likelihood
+    np.testing.assert_allclose(got - got[:, :1, :1], expected - expected[:, :1, :1], rtol=1e-4, atol=4e-4)
 
 
 def test_scores_are_derivatives_of_the_likelihood():
@@ -239,6 +251,42 @@ def test_a_right_model_stays_where_it_is():
     assert np.abs(off).max() < 0.3
     assert off.std() < 0.1
     assert 1 - model.shares[0] < 0.03
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6])
+def test_exposures_of_wrong_measurements_are_known_from_noisy_ones(share):
+    """A tenth of the exposures have a share of strangers, another tenth an excess."""
+    model, star_ptr, node, err, d2, _, u = simulated(3, 1.2, 0.004, 0.0)
+    rng = np.random.default_rng(9)
+    residual = np.sqrt(d2) * rng.choice([-1.0, 1.0], d2.size)
+    strange = (node < 6) & (rng.random(d2.size) < share)
+    residual[strange] = rng.normal(0, 0.8, strange.sum())
+    noisy = (node >= 6) & (node < 12)
+    residual[noisy] += rng.normal(0, 0.03, noisy.sum())
+    for _ in range(30):
+        found = weigh(
+            model, star_ptr, node, err, residual**2, fit_tails=True, fit_excess=True, fit_contamination=True
+        )  # fmt: skip
+        model.update(found.sums)
+    told = CONTAMINATIONS[model.level]
+    np.testing.assert_allclose(told[:6], share, atol=0.1)
+    assert not told[6:].any()
+    assert np.sqrt(model.excess[:6]).max() < 0.01  # of strangers 0.8 mag wide
+    np.testing.assert_allclose(np.sqrt(model.excess[6:12]), 0.03, rtol=0.3)
+    # the tails that all share are not spoilt by them
+    assert model.tails.shares[2:].sum() == pytest.approx(TAILS[2:].sum(), abs=0.02)
+    weight = found.w * (model.base(node, err) + found.variability[np.repeat(np.arange(u.size), 10)])
+    of_strangers = weight[strange & (np.abs(residual) > 0.3)]
+    assert not share or of_strangers.max() < 0.05
+    information = np.broadcast_to(model.information(node), node.shape)
+    for k in np.unique(model.level):
+        here = model.level[node] == k
+        np.testing.assert_allclose(
+            information[here], model.tails.contaminated(CONTAMINATIONS[k]).information, rtol=1e-5
+        )
+    np.testing.assert_allclose(
+        model.outlier(node, np.full(node.size, 30.0)), model.tails.outlier(np.full(node.size, 30.0), model.level[node])
+    )
 
 
 def test_copies_and_spreads():

@@ -9,7 +9,17 @@ from scipy.integrate import quad
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from calib.model.tails import BINS, LARGEST_LOG, MULTIPLES, USUAL, Tails, look, tail_histogram
+from calib.model.tails import (
+    BINS,
+    CONTAMINANT,
+    CONTAMINATIONS,
+    LARGEST_LOG,
+    MULTIPLES,
+    USUAL,
+    Tails,
+    look,
+    tail_histogram,
+)
 
 SHARES = [USUAL, np.array([0.9, 0.04, 0.01, 0.04, 0.009, 0.001]), np.array([0.5, 0.3, 0.15, 0.04, 0.005, 0.005])]
 
@@ -26,11 +36,15 @@ def weight(shares, t):
 
 
 @njit
-def looked(table, column, y):
+def looked_at(tables, level, column, y):
     out = np.empty(y.size)
     for i in range(y.size):
-        out[i] = look(table, column, y[i])
+        out[i] = look(tables, level, column, y[i])
     return out
+
+
+def looked(table, column, y):
+    return looked_at(table[None], 0, column, y)
 
 
 @pytest.mark.parametrize("shares", SHARES)
@@ -42,6 +56,20 @@ def test_tables_are_the_mixture(shares):
     far = sum(q * norm.pdf(t, scale=np.sqrt(a)) for q, a in zip(shares, MULTIPLES, strict=True) if a > 9)
     np.testing.assert_allclose(looked(table, 2, t**2), far / density(shares, t), rtol=1e-4)
     np.testing.assert_allclose(Tails(shares).outlier(t**2), far / density(shares, t), rtol=1e-4)
+
+
+@pytest.mark.parametrize("level", [0, 1, 9, 13])
+@pytest.mark.parametrize("shares", SHARES)
+def test_contamination_is_a_mixture_with_the_contaminant(shares, level):
+    t = np.r_[0.0, np.geomspace(1e-3, 1e3, 400)]
+    contaminant = np.array([0.0, 0.0, 0.1, 0.2, 0.3, 0.4])
+    mixed = (1 - CONTAMINATIONS[level]) * np.asarray(shares) + CONTAMINATIONS[level] * contaminant
+    tables = Tails(shares, contaminant).tables
+    np.testing.assert_allclose(looked_at(tables, level, 0, t**2), np.log(density(mixed, t)), atol=5e-5)
+    np.testing.assert_allclose(looked_at(tables, level, 1, t**2), weight(mixed, t), rtol=3e-4)
+    np.testing.assert_allclose(Tails(shares, contaminant).contaminated(CONTAMINATIONS[level]).shares, mixed, rtol=1e-12)
+    of = np.full(t.size, level)
+    np.testing.assert_allclose(Tails(shares, contaminant).outlier(t**2, of), Tails(mixed).outlier(t**2), rtol=3e-4)
 
 
 def test_beyond_the_table_is_its_end():
@@ -82,10 +110,19 @@ def test_shares_of_a_contaminated_normal_are_learned():
     t = rng.normal(size=40_000) * np.where(rng.random(40_000) < 0.06, 16.0, 1.0)
     learned = Tails()
     for _ in range(5):
-        learned = learned.learned(histogram(t))
+        learned = learned.learned(histogram(t), np.zeros(BINS))
     assert learned.shares[0] == pytest.approx(0.94, abs=0.01)
     assert learned.shares[3] == pytest.approx(0.06, abs=0.01)
     assert learned.shares.sum() == pytest.approx(1.0)
+
+
+def test_what_contaminates_is_learned_from_the_contaminated():
+    rng = np.random.default_rng(4)
+    t = rng.normal(size=20_000) * np.where(rng.random(20_000) < 0.4, rng.choice([16.0, 64.0], 20_000), 1.0)
+    learned = Tails().learned(histogram(rng.normal(size=20_000)), histogram(t))
+    assert learned.shares[0] > 0.98
+    np.testing.assert_allclose(learned.contaminant, [0, 0, 0, 0.5, 0.5, 0], atol=0.03)
+    assert learned.contaminant.sum() == pytest.approx(1.0)
 
 
 def test_a_students_density_is_nearly_reached():
@@ -93,22 +130,29 @@ def test_a_students_density_is_nearly_reached():
     scale = 0.8  # the least multiple is one: heavier tails take a narrower core
     learned = Tails()
     for _ in range(10):
-        learned = learned.learned(histogram(rng.standard_t(4, 200_000) / scale))
+        learned = learned.learned(histogram(rng.standard_t(4, 200_000) / scale), np.zeros(BINS))
     t = np.array([0.0, 0.5, 1.0, 2.0, 4.0, 8.0])
     found = density(learned.shares, t / scale) / scale
     np.testing.assert_allclose(found, student.pdf(t, 4), rtol=0.15)
 
 
 def test_few_measurements_keep_the_usual_tails():
-    learned = Tails().learned(histogram(np.zeros(3)))
+    learned = Tails().learned(histogram(np.zeros(3)), histogram(np.zeros(3)))
     np.testing.assert_allclose(learned.shares, USUAL, atol=0.05)
+    np.testing.assert_allclose(learned.contaminant, CONTAMINANT, atol=0.05)
 
 
 def test_histogram_counts_what_is_free():
     star_ptr = np.array([0, 2, 5])
     d2, base = np.array([0.0, 1.0, 2.0, 3.0, 1e12]), np.ones(5, np.float32)
     free, u = np.array([1.0, 0.5, 1.0, 1.0, 0.25], np.float32), np.array([0.0, 1.0])
-    found = tail_histogram(star_ptr, base, d2, free, u, 1)
-    np.testing.assert_allclose(found, histogram(np.sqrt(d2 / np.array([1, 1, 2, 2, 2])), free))
-    every_other = tail_histogram(star_ptr, base, d2, free, u, 2)
+    node, level = np.array([0, 1, 0, 1, 2]), np.zeros(3, np.int8)
+    found = tail_histogram(star_ptr, node, level, base, d2, free, u, 1)
+    np.testing.assert_allclose(found[0], histogram(np.sqrt(d2 / np.array([1, 1, 2, 2, 2])), free))
+    assert not found[1].any()
+    every_other = tail_histogram(star_ptr, node, level, base, d2, free, u, 2)
     assert every_other.sum() == pytest.approx(2 * 1.5)
+    level[1] = 3  # what is contaminated says nothing of the usual tails
+    apart = tail_histogram(star_ptr, node, level, base, d2, free, u, 1)
+    np.testing.assert_allclose(apart[0], histogram(np.sqrt(d2 / np.array([1, 1, 2, 2, 2])), free * [1, 0, 1, 0, 1]))
+    np.testing.assert_allclose(apart.sum(0), found[0])

@@ -8,6 +8,7 @@ import pytest
 
 from calib.config import Config
 from calib.model.problem import Problem
+from calib.model.tails import CONTAMINATIONS
 from calib.simulate import PRESETS, simulate
 from calib.solve.methods import solve_robust, solve_wls
 from calib.solve.normal import Topology
@@ -81,6 +82,26 @@ def test_far_outliers_cost_no_good_measurement(survey, problem_of, wrong):
     assert np.std(fit.estimate.theta[:20, 0] - truth["r"]) < 1.1 * np.std(bound - truth["r"])
 
 
+@pytest.mark.parametrize(("share", "seed"), [(0.35, 0), (0.6, 1), (0.6, 2)])
+def test_exposures_mostly_of_other_stars_are_where_the_rest_lie(survey, problem_of, share, seed):
+    """Wrong matches, brighter than the stars looked for, in two of twenty exposures; clipping's trap too."""
+    frame, truth = survey(seed=seed, n_exposures=20, n_stars=900, visits=8, err=(0.005, 0.06))
+    rng = np.random.default_rng(30 + seed)
+    wrong = frame["exposure_id"].is_in(frame["exposure_id"].unique().sort()[[3, 11]]).to_numpy()
+    wrong &= rng.random(frame.height) < share
+    spoilt = frame.with_columns(mag=pl.col("mag") - np.where(wrong, rng.gumbel(0.3, 0.8, frame.height), 0.0))
+    solved = solve_robust(problem_of(spoilt), PLAIN)
+    z, error = zeropoints(solved)
+    known, known_error = zeropoints(solve_robust(problem_of(frame.filter(~wrong)), PLAIN))
+    np.testing.assert_allclose(z, known, atol=1.5 * known_error.max())
+    assert np.abs((z - truth["r"]) / error).max() < 3.5
+    assert (error < 2.0 * known_error).all()
+    told = CONTAMINATIONS[solved.fit.noise.level]
+    assert told[[3, 11]] == pytest.approx(share, abs=0.15)
+    assert np.count_nonzero(told) == 2
+    assert np.sqrt(solved.fit.noise.excess.max()) < 0.02
+
+
 def add_group(frame, seed=0, n=5, offset=1.8):
     """An exposure of n stars of its own offset, far from all others."""
     rng = np.random.default_rng(seed)
@@ -147,7 +168,7 @@ def test_order_of_rows_changes_nothing(survey, problem_of):
 
 def test_the_fit_rests_where_reweighting_rests_and_states_the_variance_of_the_lighter_weights(survey, problem_of):
     fit = solve_robust(problem_of(survey(seed=1)[0]), replace(PLAIN, tolerance=1e-6, max_passes=200)).fit
-    information = fit.noise.information
+    information = fit.noise.information(fit.design.graph.exposure)
     assert information < 1.0
     equations, spread = stated_spread(fit)
     assert spread is fit.spread
