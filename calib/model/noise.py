@@ -31,8 +31,8 @@ VARIABILITY_GRID = np.concatenate([[0.0], (0.004 * 2.0 ** np.arange(9)) ** 2])
 """u_s in mag^2: none, then 4 mmag to 1 mag in steps of two."""
 SCALE_STRENGTH = 40.0
 """Measurements' worth of belief that an exposure's error scale is the survey's."""
-EXCESS_GRID = np.concatenate([[0.0], (0.002 * 2.0 ** np.arange(8)) ** 2])
-"""v_e in mag^2: none, then 2 mmag to 0.26 mag in steps of two."""
+EXCESS_GRID = np.concatenate([[0.0], (0.002 * 2.0 ** np.arange(10)) ** 2])
+"""v_e in mag^2: none, then 2 mmag to 1 mag in steps of two: thick clouds across a wide field."""
 USUAL_EXCESS: Array = np.asarray(0.5 ** np.arange(EXCESS_GRID.size) / (2.0 - 0.5 ** (EXCESS_GRID.size - 1)), float)
 """Shares of that grid before any data: each doubling of the excess is half as common."""
 CONTAMINATION_LEVELS: NDArray[np.int8] = np.arange(0, 14, 2, dtype=np.int8)
@@ -125,7 +125,7 @@ class NoiseModel:
         fresh = NoiseModel.start(band, self.survey_scale2)
         fresh.floor, fresh.tails, fresh.shares = self.floor.copy(), self.tails, self.shares.copy()
         fresh.excess_shares, fresh.contamination_shares = self.excess_shares.copy(), self.contamination_shares.copy()
-        fresh.excess[:] = float((self.excess_shares * EXCESS_GRID).sum())
+        fresh.excess[:] = float(self.excess_shares @ np.sqrt(EXCESS_GRID)) ** 2
         return fresh
 
     def information(self, node: NDArray[np.integer]) -> float | NDArray[np.float32]:

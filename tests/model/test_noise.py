@@ -214,7 +214,7 @@ def simulated(seed, scale, floor, excess, n_nodes=60, per_node=250, variable=0.0
 
 def learn(model, star_ptr, node, err, d2, passes=40):
     for _ in range(passes):
-        found = weigh(model, star_ptr, node, err, d2, fit_tails=True, fit_excess=True)
+        found = weigh(model, star_ptr, node, err, d2, fit_tails=True, fit_excess=True, fit_contamination=True)
         change = model.update(found.sums)
     return found, change
 
@@ -237,6 +237,19 @@ def test_variances_are_recovered(scale, floor, excess):
     # variability far below the noise cannot be told from a little more of it
     assert model.shares[3:].sum() == pytest.approx((u > 0).mean(), abs=0.03)
     assert found.variable[u > 0].mean() > 0.7 > 0.15 > found.variable[u == 0].mean()
+
+
+@pytest.mark.parametrize("wide", [0.1, 0.4, 0.9])
+def test_thick_clouds_are_as_wide_as_they_are(wide):
+    *given, _, _ = simulated(7, 1.2, 0.004, 0.0)
+    model, star_ptr, node, err, d2 = given
+    rng = np.random.default_rng(3)
+    cloudy = node == 5
+    d2[cloudy] = (np.sqrt(d2[cloudy]) + rng.normal(0, wide, cloudy.sum())) ** 2
+    learn(model, star_ptr, node, err, d2)
+    assert np.sqrt(model.excess[5]) == pytest.approx(wide, rel=0.45)
+    assert np.sqrt(np.delete(model.excess, 5)).max() < 0.01
+    assert not model.level.any()
 
 
 def test_a_right_model_stays_where_it_is():
@@ -298,7 +311,7 @@ def test_copies_and_spreads():
     wide = model.spread_over(np.array([0, 1, 1, 0, 1, 0, 0], np.int32))
     np.testing.assert_array_equal(wide.floor, model.floor)
     np.testing.assert_array_equal(wide.error_scale2, model.survey_scale2[wide.band])
-    np.testing.assert_allclose(wide.excess, model.excess_shares @ EXCESS_GRID)
+    np.testing.assert_allclose(np.sqrt(wide.excess), model.excess_shares @ np.sqrt(EXCESS_GRID))
 
 
 @pytest.mark.parametrize(
