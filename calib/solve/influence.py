@@ -45,10 +45,14 @@ def influence(fit: RobustFit) -> NDArray[np.float32] | None:
     # of these weights, not of those that state the errors
     prediction = prediction_variance(design.walk, node, w, inverse, *covariance)[0]
     out = np.zeros(design.n_measurements, np.float32)
-    _influence(
-        design.graph.star_ptr, node, fit.estimate.residual, w, prediction, inverse, *place, top.indptr, top.indices,
-        selected.diagonal, selected.blocks, along, out,
+    walk, P = design.walk, design.star_block
+    own, q = np.empty(design.n_measurements), np.zeros((design.n_measurements, P))
+    _with_stars(
+        walk.marked, walk.node_ptr, walk.slot, w[walk.source], walk.star(), inverse, response, P,
+        xy[walk.source] if design.block > 1 else xy, design.block, centre, top.indptr, top.indices,
+        selected.diagonal, selected.blocks, along, own, q,
     )  # fmt: skip
+    _changes(walk.source, node, fit.estimate.residual, w, prediction, response, P, own, q, out)
     return out
 
 
@@ -62,56 +66,79 @@ def stability(node: NDArray[np.int32], change: NDArray[np.float32], n_nodes: int
     return out
 
 
-@njit(cache=True)
-def _with_zeropoint(e, f, phi, K, indptr, indices, diagonal, blocks, along):
-    # (Cov(z_e, theta_f) - along_f) . phi
-    out = 0.0
-    if e == f:
-        for a in range(K):
-            out += (diagonal[e, 0, a] - along[f, a]) * phi[a]
-        return out
-    row = min(e, f)
-    column = max(e, f)
-    low = indptr[row]
-    high = indptr[row + 1]
-    while low < high:
-        middle = (low + high) // 2
-        if indices[middle] < column:
-            low = middle + 1
-        else:
-            high = middle
-    for a in range(K):
-        out += ((blocks[low, 0, a] if e < f else blocks[low, a, 0]) - along[f, a]) * phi[a]
-    return out
+@njit(cache=True, nogil=True)
+def _with_stars(
+    marked, node_ptr, slot, w, star, inv, h, P, places, K, centre, indptr, indices, diagonal, blocks, along, own, q
+):
+    # q (n, P), covariance of the zero-point of a measurement with the unknowns of its star but for their own part, and
+    # own (n) with its local terms; w, star and places, own and q in the order of the walk
+    E = node_ptr.size - 1
+    place = np.zeros(E, np.int64)
+    phi_i, phi_j = np.empty(K), np.empty(K)
+    i01 = i11 = bi1 = bj1 = 0.0
+    for e in range(E):
+        for k in range(indptr[e], indptr[e + 1]):
+            if indices[k] < E:
+                place[indices[k]] = k
+        for k in range(node_ptr[e], node_ptr[e + 1]):
+            i = slot[k]
+            s = star[i]
+            i00 = inv[s, 0]
+            wi = np.float64(w[i])
+            bi0 = wi * i00
+            if P == 2:
+                i01 = inv[s, 1]
+                i11 = inv[s, 2]
+                bi0 += wi * i01 * h[e]
+                bi1 = wi * (i01 + i11 * h[e])
+            kernels.phi(places, i, K, centre, phi_i)
+            mine = 0.0
+            gauge = 0.0
+            for a in range(K):
+                mine += diagonal[e, 0, a] * phi_i[a]
+                gauge += along[e, a] * phi_i[a]
+            own[i] = mine - gauge
+            q[i, 0] += bi0 * own[i]
+            if P == 2:
+                q[i, 1] += bi1 * own[i]
+            j = i
+            f = marked[j]
+            while f >= 0:
+                j += 1
+                f = marked[j]
+                to = f if f >= 0 else ~f
+                wj = np.float64(w[j])
+                if wj == 0.0 and wi == 0.0:
+                    continue
+                kernels.phi(places, j, K, centre, phi_j)
+                here = 0.0  # of this zero-point with what the other measurement predicts
+                there = -gauge  # and the other way round
+                for a in range(K):
+                    c = diagonal[e, 0, a] if to == e else blocks[place[to], 0, a]
+                    here += (c - along[to, a]) * phi_j[a]
+                    there += (diagonal[e, 0, a] if to == e else blocks[place[to], a, 0]) * phi_i[a]
+                bj0 = wj * i00
+                if P == 2:
+                    bj0 += wj * i01 * h[to]
+                    bj1 = wj * (i01 + i11 * h[to])
+                    q[i, 1] += bj1 * here
+                    q[j, 1] += bi1 * there
+                q[i, 0] += bj0 * here
+                q[j, 0] += bi0 * there
 
 
 @njit(cache=True, nogil=True)
-def _influence(
-    star_ptr, node, residual, w, v, inv, xy, K, centre, P, h, indptr, indices, diagonal, blocks, along, out
-):
-    phi = np.empty(K)
-    for s in range(star_ptr.size - 1):
-        for i in range(star_ptr[s], star_ptr[s + 1]):
-            e = node[i]
-            first = inv[s, 0]
-            second = 0.0
-            if P == 2:
-                first += h[e] * inv[s, 1]
-                second = inv[s, 1] + h[e] * inv[s, 2]
-            covariance = 0.0
-            for j in range(star_ptr[s], star_ptr[s + 1]):
-                if w[j] == 0.0 and j != i:
-                    continue
-                f = node[j]
-                kernels.phi(xy, j, K, centre, phi)
-                b = w[j] * (first + h[f] * second if P == 2 else first)
-                if j == i:
-                    b -= 1.0
-                covariance += b * _with_zeropoint(e, f, phi, K, indptr, indices, diagonal, blocks, along)
-            left = 1.0 - min(w[i] * v[i], MOST_LEVERAGE)
-            change = -covariance * w[i] * residual[i] / left
-            if np.isfinite(change):
-                out[i] = change
+def _changes(source, node, residual, w, v, h, P, own, q, out):
+    # own and q in the order of the walk
+    for j in range(source.size):
+        i = source[j]
+        covariance = q[j, 0] - own[j]
+        if P == 2:
+            covariance += h[node[i]] * q[j, 1]
+        left = 1.0 - min(w[i] * v[i], MOST_LEVERAGE)
+        change = -covariance * w[i] * residual[i] / left
+        if np.isfinite(change):
+            out[i] = change
 
 
 @njit(cache=True, nogil=True)

@@ -64,8 +64,8 @@ def _form(v, k, K, p, q):
     return out
 
 
-@njit(cache=True, nogil=True)
-def _pairs(marked, node_ptr, slot, w, star, inv, h, P, places, K, centre, indptr, indices, var_diagonal, var_blocks, q):
+@njit(cache=True, nogil=True, forceinline=True)
+def _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, K, P):
     # q (n, P) = sum_j b_j G_ij, node by node so that a row of links is found by its column; w, star and places in the
     # order of the walk. b is made as it is met.
     E = node_ptr.size - 1
@@ -110,6 +110,69 @@ def _pairs(marked, node_ptr, slot, w, star, inv, h, P, places, K, centre, indptr
             q[i, 0] += q0
             if P == 2:
                 q[i, 1] += q1
+
+
+@njit(cache=True, nogil=True)
+def _pairs_1_2(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 1, 2)
+
+
+@njit(cache=True, nogil=True)
+def _pairs_2_1(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 2, 1)
+
+
+@njit(cache=True, nogil=True)
+def _pairs_2_2(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 2, 2)
+
+
+@njit(cache=True, nogil=True)
+def _pairs_3_1(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 3, 1)
+
+
+@njit(cache=True, nogil=True)
+def _pairs_3_2(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 3, 2)
+
+
+@njit(cache=True, nogil=True)
+def _pairs_4_1(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 4, 1)
+
+
+@njit(cache=True, nogil=True)
+def _pairs_4_2(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 4, 2)
+
+
+@njit(cache=True, nogil=True)
+def _pairs_6_1(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 6, 1)
+
+
+@njit(cache=True, nogil=True)
+def _pairs_6_2(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 6, 2)
+
+
+@njit(cache=True, nogil=True)
+def _pairs_7_1(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 7, 1)
+
+
+@njit(cache=True, nogil=True)
+def _pairs_7_2(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 7, 2)
+
+
+_PAIRS = {
+    (1, 2): _pairs_1_2, (2, 1): _pairs_2_1, (2, 2): _pairs_2_2,
+    (3, 1): _pairs_3_1, (3, 2): _pairs_3_2, (4, 1): _pairs_4_1, (4, 2): _pairs_4_2,
+    (6, 1): _pairs_6_1, (6, 2): _pairs_6_2, (7, 1): _pairs_7_1, (7, 2): _pairs_7_2,
+}
+"""Compiled for each K and P, so that inner loops unroll."""
 
 
 @njit(cache=True, nogil=True)
@@ -239,7 +302,7 @@ def prediction_variance(
     if K == 1 and P == 1:
         _pairs_scalar(*rows, *pattern)
     else:
-        _pairs(*rows, response, P, places, K, centre, *pattern)
+        _PAIRS[K, P](*rows, response, places, centre, *pattern)
     del rows
     variance: Array = np.empty(n, kind)
     runs = (walk.stars, walk.star_ptr, walk.source)
