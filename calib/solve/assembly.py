@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from calib.solve.dense import DenseFields, assemble_dense
 from calib.solve.kernels import has_background
 
 Array = NDArray[np.float64]
@@ -347,6 +348,7 @@ def assemble(
     place: tuple[NDArray[np.float32], int, Array, int, Array],
     diagonal: Array,
     blocks: Array,
+    dense: DenseFields | None = None,
 ) -> None:
     """Add L to its diagonal and write its off-diagonal blocks.
 
@@ -366,11 +368,20 @@ def assemble(
         float64 (E or more, K, K), added to.
     blocks
         float64 (links, K, K), overwritten.
+    dense
+        Components whose pairs are taken all at once.
     """
     xy, K, centre, P, response = place
-    order = (walk.marked, walk.node_ptr, walk.slot, w[walk.source], walk.star(), _roots(star_inverse, P))
+    others = walk if dense is None else dense
+    weight, star, root = w[walk.source], walk.star(), _roots(star_inverse, P)
+    order = (walk.marked, others.node_ptr, others.slot, weight, star, root)
+    places = xy[walk.source] if K > 1 else xy
     if K == 1 and P == 1:
         _scalar_rows(*order, indptr, indices, diagonal, blocks)
     else:
-        places = xy[walk.source] if K > 1 else xy
         _ROWS[K, P](*order, response, places, centre, indptr, indices, diagonal, blocks)
+    if dense is not None:
+        assemble_dense(
+            dense, walk.star_ptr, walk.nodes, weight, star, root, indptr, indices, (places, K, centre, P, response),
+            diagonal, blocks,
+        )  # fmt: skip

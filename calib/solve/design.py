@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.solve.assembly import Walk
+from calib.solve.dense import DenseFields
 
 if TYPE_CHECKING:
     from graphs import ExposureGraph, MeasurementGraph
@@ -94,6 +95,11 @@ class Design:
         return Walk.of(self.graph.star_ptr, self.graph.exposure, self.n_nodes)
 
     @cached_property
+    def dense(self) -> DenseFields | None:
+        """Components whose stars are in most of their nodes."""
+        return DenseFields.of(self.walk, self.components)
+
+    @cached_property
     def components(self) -> NDArray[np.int32]:
         """int32 (E,), nodes that stars link, one way or another."""
         return self.graph.components()
@@ -128,7 +134,7 @@ class Design:
     ) -> Design:
         """The same measurements under other local terms; the links are shared."""
         other = replace(self, degree=degree, response=response, faintness=faintness)
-        for kept in ("links", "walk", "components"):
+        for kept in ("links", "walk", "components", "dense"):
             if kept in self.__dict__:
                 other.__dict__[kept] = self.__dict__[kept]
         return other

@@ -41,7 +41,7 @@ def influence(fit: RobustFit) -> NDArray[np.float32] | None:
     xy, centre, response = design.arrays
     node, w, inverse = design.graph.exposure, equations.w, equations.star_inverse
     place = (xy, design.block, centre, design.star_block, response)
-    covariance = (top.indptr, top.indices, place, selected.diagonal, selected.blocks, along)
+    covariance = (top.indptr, top.indices, place, selected.diagonal, selected.blocks, along, design.dense)
     # of these weights, not of those that state the errors
     prediction = prediction_variance(design.walk, node, w, inverse, *covariance)[0]
     out = np.zeros(design.n_measurements, np.float32)

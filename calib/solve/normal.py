@@ -237,7 +237,8 @@ class NormalEquations:
         diagonal = self.prior.diagonal.copy()
         off = np.empty((top.indices.size, *diagonal.shape[1:]))
         walk, node = self.design.walk, self.design.graph.exposure
-        assemble(walk, node, self.w, self.star_inverse, top.indptr, top.indices, self._place, diagonal, off)
+        pattern = (top.indptr, top.indices, self._place, diagonal, off)
+        assemble(walk, node, self.w, self.star_inverse, *pattern, self.design.dense)
         off[top.pair_at] = self.prior.coupling  # no star links a hub
         return diagonal, off
 
@@ -371,7 +372,7 @@ class NormalEquations:
         node[:n, 0, 0] += variance_gauge[top.component]
         prediction, star, star_gauge = prediction_variance(
             design.walk, design.graph.exposure, self.w, self.star_inverse, top.indptr, top.indices, self._place,
-            selected.diagonal, selected.blocks, along,
+            selected.diagonal, selected.blocks, along, design.dense,
         )  # fmt: skip
         first = design.graph.exposure[np.minimum(design.graph.star_ptr[:-1], max(design.n_measurements - 1, 0))]
         star[:, 0] += variance_gauge[top.component[first]] - 2.0 * star_gauge[:, 0]

@@ -15,6 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from calib.solve.assembly import Walk
+from calib.solve.dense import DenseFields, predict_dense
 from calib.solve.kernels import has_background
 
 Array = NDArray[np.float64]
@@ -269,12 +270,13 @@ def prediction_variance(
     var_diagonal: Array,
     var_blocks: Array,
     gauge: Array,
+    dense: DenseFields | None = None,
 ) -> tuple[Array, Array, Array]:
     """Variances from the covariance of theta on the pattern of L.
 
     Parameters
     ----------
-    walk, node, w, star_inverse, indptr, indices, place
+    walk, node, w, star_inverse, indptr, indices, place, dense
         As for `calib.solve.assembly.assemble`.
     var_diagonal, var_blocks
         (E or more, K, K) and (links, K, K), covariance of theta, mag^2.
@@ -296,13 +298,19 @@ def prediction_variance(
     q = np.zeros((n, P), kind)
     star, star_gauge = np.zeros((S, 3)), np.zeros((S, P))
     weight = w[walk.source]
-    rows = (walk.marked, walk.node_ptr, walk.slot, weight, walk.star(), star_inverse)
+    others = walk if dense is None else dense
+    rows = (walk.marked, others.node_ptr, others.slot, weight, walk.star(), star_inverse)
     pattern = (indptr, indices, var_diagonal, var_blocks, q)
     places = xy[walk.source] if K > 1 else xy
     if K == 1 and P == 1:
         _pairs_scalar(*rows, *pattern)
     else:
         _PAIRS[K, P](*rows, response, places, centre, *pattern)
+    if dense is not None:
+        predict_dense(
+            dense, walk.star_ptr, walk.nodes, weight, rows[4], star_inverse, indptr, indices,
+            (places, K, centre, P, response), var_diagonal, var_blocks, q,
+        )  # fmt: skip
     del rows
     variance: Array = np.empty(n, kind)
     runs = (walk.stars, walk.star_ptr, walk.source)

@@ -22,9 +22,19 @@ CASES = [
 ]
 
 
+@pytest.fixture(params=[False, True], ids=["pairs", "products"])
+def all_dense(request, monkeypatch):
+    """Whether every component's pairs are taken as matrix products, in many panels and chunks."""
+    if request.param:
+        for name, value in (("FILL", 0.0), ("LEAST_NODES", 2), ("CHUNK", 200), ("PANEL", 8)):
+            monkeypatch.setattr(f"calib.solve.dense.{name}", value)
+    return request.param
+
+
 @pytest.fixture(params=CASES, ids=lambda c: ",".join(f"{k}={v}" for k, v in c.items() if k != "dtype"))
-def pair(request, make, dense):
+def pair(request, make, dense, all_dense):
     problem = make(seed=3, **request.param)
+    assert (problem.design.dense is not None) == all_dense
     return problem, dense(problem)
 
 
