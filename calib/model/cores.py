@@ -56,9 +56,8 @@ def settle_on_cores(
     shift = np.zeros(model.band.size)
     if model.excess.max(initial=0.0) < LEAST_EXCESS:
         return shift
-    base = model.base(node, err)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        usual = np.bincount(node, minlength=shift.size) / np.bincount(node, 1.0 / base, shift.size) - model.excess
+    rest = model.floor[model.band]
+    usual = _usual(node, err, model.error_scale2, rest)
     noisy = np.flatnonzero((model.excess > LEAST_EXCESS) & (model.excess > NOISY * usual))
     if not noisy.size:
         return shift
@@ -70,7 +69,7 @@ def settle_on_cores(
     levels = CONTAMINATION_LEVELS[-2:]
     along, now = np.zeros((*shifts.shape, levels.size)), np.zeros(noisy.size)
     _along_shifts(
-        star_ptr, node, row, base, model.excess, residual, leverage, variability, shifts,
+        star_ptr, node, row, err, model.error_scale2, rest, model.excess, residual, leverage, variability, shifts,
         model.tails.densities(levels), model.tails.tables, model.level, along, now,
     )  # fmt: skip
     for k, e in enumerate(noisy):
@@ -81,8 +80,23 @@ def settle_on_cores(
 
 
 @njit(cache=True, nogil=True)
+def _usual(node, err, c2, rest):
+    # (E,), harmonic mean of the variances of each node's measurements without its excess; NaN without any
+    total = np.zeros(c2.size)
+    count = np.zeros(c2.size)
+    for i in range(node.size):
+        e = node[i]
+        total[e] += 1.0 / (c2[e] * np.float64(err[i]) * np.float64(err[i]) + rest[e])
+        count[e] += 1.0
+    for e in range(c2.size):
+        count[e] = count[e] / total[e] if total[e] > 0.0 else np.nan
+    return count
+
+
+@njit(cache=True, nogil=True)
 def _along_shifts(
-    star_ptr, node, row, base, excess, residual, leverage, variability, shifts, densities, tables, level, along, now
+    star_ptr, node, row, err, c2, rest, excess, residual, leverage, variability, shifts, densities, tables, level,
+    along, now,
 ):
     # along (N, D, L): log likelihoods without excess at every shift and level; now (N,): as things are
     for s in range(star_ptr.size - 1):
@@ -93,9 +107,9 @@ def _along_shifts(
                 continue
             free = min(max(1.0 - leverage[i], 0.0), 1.0)
             kept = max(free, LEAST_FREE)
-            s2 = (np.float64(base[i]) + variability[s]) * kept
-            now[k] += free * (look(tables, level[e], 0, residual[i] * residual[i] / s2) - 0.5 * np.log(s2))
-            s2 -= excess[e] * kept
+            s2 = (c2[e] * np.float64(err[i]) * np.float64(err[i]) + rest[e] + variability[s]) * kept
+            wide = s2 + excess[e] * kept
+            now[k] += free * (look(tables, level[e], 0, residual[i] * residual[i] / wide) - 0.5 * np.log(wide))
             scale = 0.5 * np.log(s2)
             for d in range(shifts.shape[1]):
                 r = residual[i] + shifts[k, d]

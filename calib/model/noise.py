@@ -178,15 +178,19 @@ class NoiseModel:
         self.floor_step, self.floor_reach = step, reach
         self.floor = np.maximum(f * np.exp(step), TINY)
         if sums.excess_likelihood is not None:
-            joint = sums.excess_likelihood + np.log(self.excess_shares)[:, None] + np.log(self.contamination_shares)
-            joint = np.exp(joint - joint.max(axis=(1, 2), keepdims=True))
+            levels = sums.excess_likelihood.shape[2]
+            joint = sums.excess_likelihood  # written over: of large surveys it is large
+            joint += np.log(self.excess_shares)[:, None] + np.log(self.contamination_shares[:levels])
+            joint -= joint.max(axis=(1, 2), keepdims=True)
+            np.exp(joint, out=joint)
             joint /= joint.sum(axis=(1, 2), keepdims=True)
             self.excess = joint.sum(2) @ EXCESS_GRID
-            share = joint.sum(1) @ CONTAMINATIONS[CONTAMINATION_LEVELS]
-            self.level = np.rint(share / CONTAMINATIONS[1]).astype(np.int8)
-            told = joint[sums.count > LEAST_FREE].sum(0)
+            told = np.einsum("e,ekc->kc", (sums.count > LEAST_FREE).astype(float), joint)
             self.excess_shares = _learned(told.sum(1), USUAL_EXPOSURES * USUAL_EXCESS)
-            self.contamination_shares = _learned(told.sum(0), RARELY_CONTAMINATED * USUAL_CONTAMINATION)
+            if levels > 1:
+                share = joint.sum(1) @ CONTAMINATIONS[CONTAMINATION_LEVELS]
+                self.level = np.rint(share / CONTAMINATIONS[1]).astype(np.int8)
+                self.contamination_shares = _learned(told.sum(0), RARELY_CONTAMINATED * USUAL_CONTAMINATION)
         self.shares = sums.shares / sums.shares.sum()
         if sums.tails is not None:
             self.tails = self.tails.learned(*sums.tails)

@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 FREEING_PASSES = (2, 4, 7)
 """Passes after which reported errors are freed anew from their own noise."""
 CLEAN_PASSES = 2
-"""Passes in which no exposure counts as contaminated: by then the tails that all share are known."""
+"""Passes in which no exposure counts as contaminated, where the tails that all share are not known yet."""
 CORE_PASSES = (3, 6)
 """Passes after which noisy exposures are asked whether they are contaminated ones."""
 FREE_PASSES = 15
@@ -180,6 +180,7 @@ def fit(
         m = instrument.added_to(raw)
     if start is None:
         start = absolute_start(design, m, err, Topology(design))
+    clean = CLEAN_PASSES if noise is None else 0
     noise = noise or start_noise(design, err, start.residual, band)
     terms = terms or Terms(design, border)
     prior = terms.prior(design)
@@ -228,7 +229,7 @@ def fit(
                 residual = residual + shift[node]
         weighted = weigh(
             noise, star_ptr, node, err, residual**2, prediction, leverage, fit_tails=True, fit_excess=True,
-            fit_contamination=n_pass > CLEAN_PASSES,
+            fit_contamination=n_pass > clean,
         )  # fmt: skip
         if n_pass > FREE_PASSES:
             weighted.w[:] = 0.5 * (weighted.w + step.equations.w / np.asarray(step.information, weighted.w.dtype))
