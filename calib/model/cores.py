@@ -15,15 +15,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from calib.model.noise import CONTAMINATION_LEVELS, LEAST_FREE, NoiseModel
+from calib.model.noise import CONTAMINATION_LEVELS, LEAST_FREE, NOISY_EXCESS, NoiseModel
 from calib.model.tails import LARGEST_LOG, PER_LOG, look
 
 Array = NDArray[np.float64]
 
 NOISY = 16.0
-"""An exposure is looked at where its excess is more than this many times the rest of its usual variance,"""
-LEAST_EXCESS = 1e-4
-"""and more than this, mag^2 (10 mmag)."""
+"""An exposure is looked at where its excess is more than this many times the rest of its usual variance."""
 REACH = 3.0
 """Shifts go this many times the excess either way."""
 STEP = 0.5
@@ -54,17 +52,17 @@ def settle_on_cores(
         (E,), mag, to be added to the residuals of each node; zero for most.
     """
     shift = np.zeros(model.band.size)
-    if model.excess.max(initial=0.0) < LEAST_EXCESS:
+    if model.excess.max(initial=0.0) < NOISY_EXCESS:
         return shift
     rest = model.floor[model.band]
     usual = _usual(node, err, model.error_scale2, rest)
-    noisy = np.flatnonzero((model.excess > LEAST_EXCESS) & (model.excess > NOISY * usual))
+    noisy = np.flatnonzero((model.excess > NOISY_EXCESS) & (model.excess > NOISY * usual))
     if not noisy.size:
         return shift
     row = np.full(shift.size, -1)
     row[noisy] = np.arange(noisy.size)
     reach = REACH * np.sqrt(model.excess[noisy])
-    n_shifts = np.ceil(2.0 * reach / (STEP * np.sqrt(np.maximum(usual[noisy], LEAST_EXCESS))))
+    n_shifts = np.ceil(2.0 * reach / (STEP * np.sqrt(np.maximum(usual[noisy], NOISY_EXCESS))))
     shifts = np.linspace(-reach, reach, int(min(n_shifts.max(), MOST_SHIFTS)) + 1, axis=1)
     levels = CONTAMINATION_LEVELS[-2:]
     along, now = np.zeros((*shifts.shape, levels.size)), np.zeros(noisy.size)

@@ -23,7 +23,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from calib.model.tails import CONTAMINATIONS, LARGEST_LOG, PER_LOG, Tails, look, tail_histogram
+from calib.model.tails import CONTAMINATIONS, LARGEST_LOG, OUTLIER, PER_LOG, Tails, look, tail_histogram
 
 Array = NDArray[np.float64]
 
@@ -39,6 +39,8 @@ CONTAMINATION_LEVELS: NDArray[np.int8] = np.arange(0, 14, 2, dtype=np.int8)
 """Places on `CONTAMINATIONS` that exposures' likelihoods are asked for: none, 10, 20 to 60 per cent."""
 USUAL_CONTAMINATION: Array = np.r_[0.999, np.full(6, 0.001 / 6)]
 """Shares of those before any data: one exposure in a thousand."""
+NOISY_EXCESS = 1e-4
+"""v_e, mag^2 (10 mmag), beyond which measurements of anything else could hide under a noisy exposure."""
 RARELY_CONTAMINATED = 100.0
 """Exposures' worth of belief in them: a few wrong measurements of a small exposure are not yet a share of their own."""
 USUAL_EXPOSURES = 4.0
@@ -150,6 +152,11 @@ class NoiseModel:
         """c_e^2 sigma_i^2 + f^2 + v_e of every measurement, (n,)."""
         return np.asarray(_base(node, err, self.error_scale2, self.floor[self.band] + self.excess), np.float32)
 
+    def suspects(self, far: Array, count: Array) -> NDArray[np.bool_]:
+        """Nodes (E,) that may be contaminated: too many of their measurements are far off, or they pass for noisy."""
+        usual = self.tails.beyond * count
+        return np.asarray((far > usual + 2.0 * np.sqrt(usual) + 1.0) | (self.excess > NOISY_EXCESS) | (self.level > 0))
+
     def update(self, sums: NodeSums) -> float:
         """One step of every part from sums over measurements; returns the largest change of a survey's part, in log."""
         band, n_bands = self.band, self.floor.size
@@ -212,8 +219,8 @@ def _step(score: Array, information: Array) -> Array:
 
 @dataclass
 class NodeSums:
-    """Sums over the measurements of each node: halves of the scores, and informations, of c_e^2
-    (``sigma``) and of v_e and f^2 (``one``).
+    """Sums over the measurements of each node: halves of the scores, and informations, of c_e^2 (``sigma``) and of v_e
+    and f^2 (``one``). ``excess_likelihood`` (E, G, C) is minus infinity where it was not asked for.
     """
 
     score_sigma: Array
@@ -326,8 +333,18 @@ def _weigh(
 
 
 @njit(cache=True, nogil=True)
-def _excess_likelihood(star_ptr, node, base, excess, r2, free, u_mean, densities, grid, out):
-    # out (E, G, C): log likelihood of every value of v_e and of every level of contamination; densities (POINTS, C)
+def _far(star_ptr, node, base, r2, free, u_mean, out):
+    # out (E): measurements, each as far as it is free, whose noise is an outlier's by its size
+    for s in range(star_ptr.size - 1):
+        for i in range(star_ptr[s], star_ptr[s + 1]):
+            if r2[i] > OUTLIER * (np.float64(base[i]) + u_mean[s]) * max(free[i], LEAST_FREE):
+                out[node[i]] += free[i]
+
+
+@njit(cache=True, nogil=True)
+def _excess_likelihood(star_ptr, node, base, excess, r2, free, u_mean, densities, levels, grid, out):
+    # out (E, G, C): log likelihood of every value of v_e and of the first levels (E) of contamination; densities
+    # (POINTS, C)
     for s in range(star_ptr.size - 1):
         for i in range(star_ptr[s], star_ptr[s + 1]):
             e = node[i]
@@ -339,7 +356,7 @@ def _excess_likelihood(star_ptr, node, base, excess, r2, free, u_mean, densities
                 at = min(np.log(1.0 + z / s2), LARGEST_LOG) * PER_LOG
                 j = int(at)
                 part = at - j
-                for c in range(densities.shape[1]):
+                for c in range(levels[e]):
                     like = densities[j, c] + part * (densities[j + 1, c] - densities[j, c])
                     out[e, k, c] += free[i] * (like - scale)
 
@@ -422,8 +439,15 @@ def weigh(
         levels = CONTAMINATION_LEVELS if fit_contamination else CONTAMINATION_LEVELS[:1]
         densities = model.tails.densities(levels)
         excess = np.zeros((n_nodes, EXCESS_GRID.size, levels.size))
+        asked = np.ones(n_nodes, np.int64)
+        if fit_contamination:
+            far = np.zeros(n_nodes)
+            _far(star_ptr, node, base, squared_residual, free, u, far)
+            suspect = model.suspects(far, sums[:, 6])
+            excess[~suspect, :, 1:] = -np.inf
+            asked[suspect] = levels.size
         _excess_likelihood(
-            star_ptr, node, base, model.excess, squared_residual, free, u, densities, EXCESS_GRID, excess
+            star_ptr, node, base, model.excess, squared_residual, free, u, densities, asked, EXCESS_GRID, excess
         )  # fmt: skip
     score_sigma, rate_sigma, score_one, rate_one, information_sigma, information_one, count = sums.T
     found = NodeSums(

@@ -24,6 +24,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from scipy.special import erfc
 
 Array = NDArray[np.float64]
 
@@ -91,6 +92,11 @@ class Tails:
     def contaminated(self, share: float) -> Tails:
         """These, with a share of the measurements being of anything but their stars."""
         return Tails((1.0 - share) * self.shares + share * self.contaminant, self.contaminant) if share else self
+
+    @property
+    def beyond(self) -> float:
+        """Share of the measurements whose noise is an outlier's by its size."""
+        return float(self.shares @ erfc(np.sqrt(0.5 * OUTLIER / MULTIPLES)))
 
     def densities(self, levels: NDArray[np.integer]) -> Array:
         """(POINTS, L), log densities at some places on `CONTAMINATIONS`."""

@@ -72,6 +72,12 @@ def test_contamination_is_a_mixture_with_the_contaminant(shares, level):
     np.testing.assert_allclose(Tails(shares, contaminant).outlier(t**2, of), Tails(mixed).outlier(t**2), rtol=3e-4)
 
 
+@pytest.mark.parametrize("shares", SHARES)
+def test_share_beyond_three_scales(shares):
+    inside = quad(lambda t: density(shares, t), -3, 3, points=[-1, 0, 1])[0]
+    assert Tails(shares).beyond == pytest.approx(1 - inside, abs=1e-6)
+
+
 def test_beyond_the_table_is_its_end():
     table = Tails().table
     assert looked(table, 1, np.array([1e15]))[0] == pytest.approx(looked(table, 1, np.array([1e10]))[0])
