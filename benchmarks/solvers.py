@@ -3,6 +3,7 @@
     python benchmarks/solvers.py              10 million measurements, 20 thousand exposures, some 10 visits a star
     python benchmarks/solvers.py --quick      a fiftieth of that
     python benchmarks/solvers.py --errors     100 thousand exposures with the exact error of every one
+    python benchmarks/solvers.py --stare      one field in 1000 exposures, its pairs one by one and as products
     python benchmarks/solvers.py --gpu        the first by the factor and without a matrix, there on an NVIDIA GPU too
 
 Counted for us: all that one weighted solve needs once the pattern is known: star sums, assembly, right side, factor
@@ -33,9 +34,11 @@ from numba import njit
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator, lsmr
 
-from calib.solve.design import Design
+from calib.solve import dense
+from calib.solve.design import BLOCK_SIZES, Design
 from calib.solve.engines import solve
 from calib.solve.normal import NormalEquations, Prior, Topology
+from calib.solve.predictions import prediction_variance
 from graphs import MeasurementGraph
 
 TARGET_SIGMA = 1e-3
@@ -227,10 +230,48 @@ def exact_errors(n_exposures: int, per_exposure: int) -> None:
     print(f"in all {total:.1f} s, peak memory {peak_gb():.2f} GB; median zero-point error {median:.2f} mmag")
 
 
+def stare(n_exposures: int, n_stars: int, repeats: int) -> None:
+    """Assembly of L and variances of predictions of stars that nearly all exposures saw."""
+    rng = np.random.default_rng(3)
+    star, node = (x.ravel() for x in np.meshgrid(np.arange(n_stars), np.arange(n_exposures), indexing="ij"))
+    seen = rng.random(star.size) < 0.9
+    graph = MeasurementGraph.from_codes(star[seen], node[seen].astype(np.int32), n_stars, n_exposures)
+    n = graph.n_measurements
+    places, w = rng.uniform(-1, 1, (n, 2)).astype(np.float32), rng.uniform(1e3, 1e5, n)
+    print(f"a stare: {n:,} measurements, {n_exposures:,} exposures, {n_stars:,} stars; seconds, median of {repeats}")
+    least = dense.LEAST_NODES
+    for degree, K in BLOCK_SIZES.items():
+        answers = []
+        for name, nodes in (("one by one", 10**9), ("products", least)):
+            dense.LEAST_NODES = nodes
+            design = Design(graph, places, degree, np.zeros(K))
+            stiff = np.tile(np.diag([0.0] + [1e4] * (K - 1)), (n_exposures, 1, 1))
+            prior = Prior(stiff, np.zeros((0, K, K)), np.zeros((n_exposures, K)), np.zeros(n_stars))
+            topology, place = Topology(design), (*design.arrays[:1], K, design.arrays[1], 1, design.arrays[2])
+            taken = []
+            for _ in range(repeats + 1):  # the first compiles
+                equations = NormalEquations(design, np.zeros(n), w, prior, topology)
+                started = time.perf_counter()
+                diagonal, off = equations.blocks
+                assembled = time.perf_counter() - started
+                cov = (topology.indptr, topology.indices, place, diagonal, off, np.zeros((n_exposures, K)))
+                started = time.perf_counter()
+                variance = prediction_variance(
+                    design.walk, graph.exposure, w, equations.star_inverse, *cov, design.dense
+                )[0]  # fmt: skip
+                taken.append((assembled, time.perf_counter() - started))
+            answers.append(variance)
+            a, b = np.median(taken[1:], axis=0)
+            print(f"  K = {K}, pairs {name:11s} assembly {a:7.3f}   predictions {b:7.3f}")
+        print(f"    largest relative difference of a prediction's form {np.abs(answers[1] / answers[0] - 1).max():.1e}")
+    dense.LEAST_NODES = least
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a fiftieth of the measurements")
     parser.add_argument("--errors", action="store_true", help="exact errors of 100 thousand exposures instead")
+    parser.add_argument("--stare", action="store_true", help="one field over and over instead")
     parser.add_argument("--gpu", action="store_true", help="compare CPU and GPU instead")
     parser.add_argument("--repeats", type=int, default=3, help="of every engine; the median is printed")
     arguments = parser.parse_args()
@@ -238,6 +279,8 @@ def main() -> None:
     warm_up(arguments.gpu)
     if arguments.errors:
         exact_errors(10_000 if arguments.quick else 100_000, 100)
+    elif arguments.stare:
+        stare(*((200, 100) if arguments.quick else (1_000, 500)), arguments.repeats)
     elif arguments.quick:
         engines(1_000, 200, arguments.repeats, 3_000, arguments.gpu)
     else:
