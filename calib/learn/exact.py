@@ -48,10 +48,10 @@ class LearnedEquations:
         self.topology = fit.equations.topology
         self.w = fit.equations.w
         self.ties = Ties.of(fit.terms.border, self.prior, fit.design)
-        self.loss = fit.noise.information(fit.design.graph.exposure)
+        self.loss = fit.noise.information[fit.design.graph.exposure]
 
     def equations(
-        self, weight: Array, tie: Array, star: Array, scale: float | NDArray[np.float32] = 1.0
+        self, weight: Array, tie: Array, star: Array, scale: float | Array = 1.0
     ) -> NormalEquations:
         """With the weights times ``weight`` (n,) and ``scale``, ties times ``tie`` (E, 3), responses times ``star``."""
         prior = self.ties.added(self.prior, self.ties.precision * (self.ties.factors(tie) - 1.0))

@@ -106,7 +106,7 @@ def features_of(problem: Problem, fit: RobustFit) -> Features:
     w = np.asarray(fit.equations.w, float)
     base = fit.noise.base(node, fit.err).astype(float)
     variance = base + fit.weighted.variability[star]
-    leverage = np.clip(np.nan_to_num(w * fit.noise.information(node) * spread.prediction), 0.0, 0.98)
+    leverage = np.clip(np.nan_to_num(w * fit.noise.information[node] * spread.prediction), 0.0, 0.98)
     residual = np.nan_to_num(np.asarray(estimate.residual, float))
     t = residual / np.sqrt(variance * (1.0 - leverage))
     field, cells = _field(problem, n_nodes)

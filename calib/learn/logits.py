@@ -17,7 +17,7 @@ def outlier_logit(problem: Problem, fit: RobustFit) -> Floats:
     """(n,), of the probability that a measurement's noise is an outlier's."""
     node = problem.graph.exposure
     base = fit.noise.base(node, fit.err).astype(float)
-    leverage = np.clip(fit.noise.information(node) * fit.equations.w * fit.spread.prediction, 0.0, 0.99)
+    leverage = np.clip(fit.noise.information[node] * fit.equations.w * fit.spread.prediction, 0.0, 0.99)
     noise = (base + fit.weighted.variability[problem.graph.star()]) * (1.0 - leverage)
     t2 = np.asarray(fit.estimate.residual, float) ** 2 / noise
     return _logit(fit.noise.outlier(node, np.nan_to_num(t2)))

@@ -130,14 +130,13 @@ class NoiseModel:
         fresh.excess[:] = float(self.excess_shares @ np.sqrt(EXCESS_GRID)) ** 2
         return fresh
 
-    def information(self, node: NDArray[np.integer]) -> float | NDArray[np.float32]:
-        """Of the noise about its location, over that of a normal with the expected weights; (n,) where some differ."""
+    @property
+    def information(self) -> Array:
+        """(E,), of the noise about its location, over that of a normal with the expected weights."""
         levels = np.unique(self.level)
-        if not levels.any():
-            return self.tails.information
-        of_level = np.zeros(CONTAMINATIONS.size, np.float32)
+        of_level = np.zeros(CONTAMINATIONS.size)
         of_level[levels] = [self.tails.contaminated(CONTAMINATIONS[k]).information for k in levels]
-        return np.asarray(of_level[self.level][node])
+        return np.asarray(of_level[self.level])
 
     def outlier(self, node: NDArray[np.integer], y: NDArray[np.floating]) -> Array:
         """Probability (n,) that noise of these squares over its variance is an outlier's."""

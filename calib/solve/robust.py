@@ -195,7 +195,7 @@ def fit(
     linked = topology.size[topology.component] > 1
     lone = np.zeros(0, np.int64) if linked.all() else np.flatnonzero(~linked[node])
     for n_pass in range(1, max_passes + 1):
-        step = _ScoringStep(design, m, weighted.w, residual, noise.information(node), prior, topology)
+        step = _ScoringStep(design, m, weighted.w, residual, noise.information, prior, topology)
         del residual
         estimate = step.estimate()
         if instrument is not None:
@@ -226,13 +226,14 @@ def fit(
         if n_pass in CORE_PASSES:
             shift = settle_on_cores(noise, star_ptr, node, err, residual, leverage, weighted.variability)
             if shift.any():
-                residual = residual + shift[node]
+                _shift(residual, node, shift)
         weighted = weigh(
             noise, star_ptr, node, err, residual**2, prediction, leverage, fit_tails=True, fit_excess=True,
             fit_contamination=n_pass > clean,
         )  # fmt: skip
         if n_pass > FREE_PASSES:
-            weighted.w[:] = 0.5 * (weighted.w + step.equations.w / np.asarray(step.information, weighted.w.dtype))
+            np.add(weighted.w, step.pulling(), out=weighted.w)
+            np.multiply(weighted.w, 0.5, out=weighted.w)
         moved = max(noise.update(weighted.sums), terms.update(topology.degree))
         prior = terms.prior(design)
         if n_pass < max_passes:  # true here, but a linter cannot know; a large survey holds one pass at a time
@@ -244,7 +245,7 @@ def fit(
         instrument.settle(step.equations)
         evidence += instrument.log_density()
     step.equations.moved = None  # of these the inverse alone is asked for from here on
-    w = step.equations.w / np.asarray(step.information, step.equations.w.dtype)
+    w = step.pulling()
     return RobustFit(
         design, noise, terms, prior, replace(weighted, w=w), err, coupling,
         NormalEquations(design, m, w, prior, topology), estimate, spread, evidence, n_pass, converged, change,
@@ -262,12 +263,18 @@ class _ScoringStep:
 
     def __init__(
         self, design: Design, m: Array, w: NDArray[np.floating], residual: NDArray[np.floating],
-        information: float | NDArray[np.float32], prior: Prior, topology: Topology,
+        information: Array, prior: Prior, topology: Topology,
     ) -> None:  # fmt: skip
         self.information = information
-        self.moved = residual * (1.0 / np.asarray(information, residual.dtype) - 1.0)
-        w *= np.asarray(information, w.dtype)
+        node = design.graph.exposure
+        self.moved: NDArray[np.floating] = _times(residual, node, 1.0 / information - 1.0, np.empty_like(residual))
+        _times(w, node, information, w)
         self.equations = NormalEquations(design, m, w, prior, topology, self.moved)
+
+    def pulling(self) -> NDArray[np.floating]:
+        """(n,), the expected weights."""
+        w = self.equations.w
+        return np.asarray(_times(w, self.equations.design.graph.exposure, 1.0 / self.information, np.empty_like(w)))
 
     def estimate(self) -> Estimate:
         """Of the magnitudes as they are."""
@@ -275,6 +282,21 @@ class _ScoringStep:
         residual = found.residual
         residual -= self.moved.astype(residual.dtype, copy=False)
         return found
+
+
+@njit(cache=True, nogil=True)
+def _times(x, node, factor, out):  # type: ignore[no-untyped-def]
+    # out (n) = x times its node's factor (E)
+    for i in range(x.size):
+        out[i] = x[i] * factor[node[i]]
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _shift(x, node, by):  # type: ignore[no-untyped-def]
+    # x (n) plus its node's part of by (E), in place
+    for i in range(x.size):
+        x[i] += by[node[i]]
 
 
 def _evidence(
@@ -306,9 +328,9 @@ def stated_spread(fit: RobustFit) -> tuple[NormalEquations, Spread]:
     """
     if fit.stated is not None:
         return fit.stated, fit.spread
-    information = fit.noise.information(fit.design.graph.exposure)
+    information = fit.noise.information
     if np.all(information == 1.0):
         return fit.equations, fit.spread
-    w = fit.equations.w * information
+    w = fit.equations.w * information[fit.design.graph.exposure]
     equations = NormalEquations(fit.design, fit.equations.m, w, fit.prior, fit.equations.topology)
     return equations, equations.spread()

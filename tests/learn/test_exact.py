@@ -34,7 +34,7 @@ def test_survey_has_every_term(job):
 def test_factors_of_one_are_the_robust_solve(sample, job):
     """To the tolerance to which that converged: the robust fit ends with a step, this with the point it steps to."""
     n = job.design.n_nodes
-    spread = job.equations(*ones(job), scale=sample.fit.noise.information(sample.fit.design.graph.exposure)).spread()
+    spread = job.equations(*ones(job), scale=sample.fit.noise.information[sample.fit.design.graph.exposure]).spread()
     sigma = np.sqrt(spread.node[:n, 0, 0])
     found = job.equations(*ones(job)).estimate().theta[:n, 0].copy()
     moved = job.centring(found) - job.centring(sample.fit.estimate.theta[:n, 0].copy())

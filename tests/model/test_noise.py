@@ -298,7 +298,7 @@ def test_exposures_of_wrong_measurements_are_known_from_noisy_ones(share):
     weight = found.w * (model.base(node, err) + found.variability[np.repeat(np.arange(u.size), 10)])
     of_strangers = weight[strange & (np.abs(residual) > 0.3)]
     assert not share or of_strangers.max() < 0.05
-    information = np.broadcast_to(model.information(node), node.shape)
+    information = model.information[node]
     for k in np.unique(model.level):
         here = model.level[node] == k
         np.testing.assert_allclose(
