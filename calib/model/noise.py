@@ -35,16 +35,16 @@ EXCESS_GRID = np.concatenate([[0.0], (0.002 * 2.0 ** np.arange(10)) ** 2])
 """v_e in mag^2: none, then 2 mmag to 1 mag in steps of two: thick clouds across a wide field."""
 USUAL_EXCESS: Array = np.asarray(0.5 ** np.arange(EXCESS_GRID.size) / (2.0 - 0.5 ** (EXCESS_GRID.size - 1)), float)
 """Shares of that grid before any data: each doubling of the excess is half as common."""
+USUAL_EXPOSURES = 4.0
+"""Exposures' worth of belief in them: surveys of few exposures learn little of their own."""
 CONTAMINATION_LEVELS: NDArray[np.int8] = np.arange(0, 14, 2, dtype=np.int8)
 """Places on `CONTAMINATIONS` that exposures' likelihoods are asked for: none, 10, 20 to 60 per cent."""
 USUAL_CONTAMINATION: Array = np.r_[0.999, np.full(6, 0.001 / 6)]
 """Shares of those before any data: one exposure in a thousand."""
-NOISY_EXCESS = 1e-4
-"""v_e, mag^2 (10 mmag), beyond which measurements of anything else could hide under a noisy exposure."""
 RARELY_CONTAMINATED = 100.0
 """Exposures' worth of belief in them: a few wrong measurements of a small exposure are not yet a share of their own."""
-USUAL_EXPOSURES = 4.0
-"""Exposures' worth of belief in them: surveys of few exposures learn little of their own."""
+NOISY_EXCESS = 1e-4
+"""v_e, mag^2 (10 mmag), beyond which measurements of anything else could hide under a noisy exposure."""
 TINY = 1e-10
 """Variance, mag^2, below which a part counts as absent (0.01 mmag)."""
 PERCEPTIBLE = 0.1
