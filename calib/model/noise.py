@@ -156,8 +156,11 @@ class NoiseModel:
         usual = self.tails.beyond * count
         return np.asarray((far > usual + 2.0 * np.sqrt(usual) + 1.0) | (self.excess > NOISY_EXCESS) | (self.level > 0))
 
-    def update(self, sums: NodeSums) -> float:
-        """One step of every part from sums over measurements; returns the largest change of a survey's part, in log."""
+    def update(self, sums: NodeSums, *, settled: bool = False) -> float:
+        """One step of every part from sums over measurements; returns the largest change of a survey's part, in log.
+
+        Settled, which exposures are contaminated, and how far, stays as it is: a few could change sides for ever.
+        """
         band, n_bands = self.band, self.floor.size
         loss = self.tails.scale_information
 
@@ -184,16 +187,19 @@ class NoiseModel:
         self.floor_step, self.floor_reach = step, reach
         self.floor = np.maximum(f * np.exp(step), TINY)
         if sums.excess_likelihood is not None:
-            levels = sums.excess_likelihood.shape[2]
             joint = sums.excess_likelihood  # written over: of large surveys it is large
+            levels = joint.shape[2]
             joint += np.log(self.excess_shares)[:, None] + np.log(self.contamination_shares[:levels])
+            if settled and levels > 1:
+                own = (self.level[:, None, None].astype(np.int64) + 1) // 2  # the next of `CONTAMINATION_LEVELS`
+                joint = np.take_along_axis(joint, own, axis=2)
             joint -= joint.max(axis=(1, 2), keepdims=True)
             np.exp(joint, out=joint)
             joint /= joint.sum(axis=(1, 2), keepdims=True)
             self.excess = joint.sum(2) @ EXCESS_GRID
             told = np.einsum("e,ekc->kc", (sums.count > LEAST_FREE).astype(float), joint)
             self.excess_shares = _learned(told.sum(1), USUAL_EXPOSURES * USUAL_EXCESS)
-            if levels > 1:
+            if levels > 1 and not settled:
                 share = joint.sum(1) @ CONTAMINATIONS[CONTAMINATION_LEVELS]
                 self.level = np.rint(share / CONTAMINATIONS[1]).astype(np.int8)
                 self.contamination_shares = _learned(told.sum(0), RARELY_CONTAMINATED * USUAL_CONTAMINATION)

@@ -28,7 +28,8 @@ CLEAN_PASSES = 2
 CORE_PASSES = (3, 6)
 """Passes after which noisy exposures are asked whether they are contaminated ones."""
 FREE_PASSES = 15
-"""Passes after which weights go half the way: a few measurements can otherwise change sides for ever, two by two."""
+"""Passes after which weights go half the way, and contaminated exposures stay what they are: a few measurements or
+exposures can otherwise change sides for ever, two by two."""
 
 
 SETTLED = 0.02
@@ -234,7 +235,7 @@ def fit(
         if n_pass > FREE_PASSES:
             np.add(weighted.w, step.pulling(), out=weighted.w)
             np.multiply(weighted.w, 0.5, out=weighted.w)
-        moved = max(noise.update(weighted.sums), terms.update(topology.degree))
+        moved = max(noise.update(weighted.sums, settled=n_pass > FREE_PASSES), terms.update(topology.degree))
         prior = terms.prior(design)
         if n_pass < max_passes:  # true here, but a linter cannot know; a large survey holds one pass at a time
             del step, estimate, spread, prediction, leverage

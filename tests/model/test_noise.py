@@ -289,6 +289,16 @@ def test_exposures_of_wrong_measurements_are_known_from_noisy_ones(share):
         )  # fmt: skip
         model.update(found.sums)
     told = CONTAMINATIONS[model.level]
+    level, excess = model.level.copy(), model.excess.copy()
+    residual[node == 40] = rng.normal(0, 0.8, (node == 40).sum())  # too late to be told from noise
+    for _ in range(10):
+        later = weigh(
+            model, star_ptr, node, err, residual**2, fit_tails=True, fit_excess=True, fit_contamination=True
+        )  # fmt: skip
+        model.update(later.sums, settled=True)
+    np.testing.assert_array_equal(model.level, level)
+    assert model.excess[40] > 0.1
+    np.testing.assert_allclose(np.sqrt(np.delete(model.excess, 40)), np.sqrt(np.delete(excess, 40)), atol=0.006)
     np.testing.assert_allclose(told[:6], share, atol=0.1)
     assert not told[6:].any()
     assert np.sqrt(model.excess[:6]).max() < 0.01  # of strangers 0.8 mag wide
