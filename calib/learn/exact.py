@@ -50,9 +50,7 @@ class LearnedEquations:
         self.ties = Ties.of(fit.terms.border, self.prior, fit.design)
         self.loss = fit.noise.information[fit.design.graph.exposure]
 
-    def equations(
-        self, weight: Array, tie: Array, star: Array, scale: float | Array = 1.0
-    ) -> NormalEquations:
+    def equations(self, weight: Array, tie: Array, star: Array, scale: float | Array = 1.0) -> NormalEquations:
         """With the weights times ``weight`` (n,) and ``scale``, ties times ``tie`` (E, 3), responses times ``star``."""
         prior = self.ties.added(self.prior, self.ties.precision * (self.ties.factors(tie) - 1.0))
         prior = replace(prior, star=self.prior.star * star)

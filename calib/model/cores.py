@@ -16,7 +16,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from calib.model.noise import CONTAMINATION_LEVELS, LEAST_FREE, NOISY_EXCESS, NoiseModel
-from calib.model.tails import LARGEST_LOG, PER_LOG, look
+from calib.model.tails import look, spot
 
 Array = NDArray[np.float64]
 
@@ -25,8 +25,9 @@ NOISY = 16.0
 REACH = 3.0
 """Shifts go this many times the excess either way."""
 STEP = 0.5
-"""From one shift to the next, over the scale of the noise without the excess."""
+"""From one shift to the next, over the scale of the noise without the excess, or over 10 mmag where that is less."""
 MOST_SHIFTS = 400
+"""Of an exposure: where its excess is wider still, steps are longer."""
 SURE = 10.0
 """Gain of the log likelihood that a shift takes."""
 
@@ -111,8 +112,7 @@ def _along_shifts(
             scale = 0.5 * np.log(s2)
             for d in range(shifts.shape[1]):
                 r = residual[i] + shifts[k, d]
-                at = min(np.log(1.0 + r * r / s2), LARGEST_LOG) * PER_LOG
-                j = int(at)
+                j, part = spot(r * r / s2)
                 for c in range(densities.shape[1]):
-                    like = densities[j, c] + (at - j) * (densities[j + 1, c] - densities[j, c])
+                    like = densities[j, c] + part * (densities[j + 1, c] - densities[j, c])
                     along[k, d, c] += free * (like - scale)

@@ -23,7 +23,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from calib.model.tails import CONTAMINATIONS, LARGEST_LOG, OUTLIER, PER_LOG, Tails, look, tail_histogram
+from calib.model.tails import CONTAMINATIONS, OUTLIER, Tails, look, spot, tail_histogram
 
 Array = NDArray[np.float64]
 
@@ -37,7 +37,7 @@ USUAL_EXCESS: Array = np.asarray(0.5 ** np.arange(EXCESS_GRID.size) / (2.0 - 0.5
 """Shares of that grid before any data: each doubling of the excess is half as common."""
 USUAL_EXPOSURES = 4.0
 """Exposures' worth of belief in them: surveys of few exposures learn little of their own."""
-CONTAMINATION_LEVELS: NDArray[np.int8] = np.arange(0, 14, 2, dtype=np.int8)
+CONTAMINATION_LEVELS: NDArray[np.int8] = np.arange(0, 13, 2, dtype=np.int8)
 """Places on `CONTAMINATIONS` that exposures' likelihoods are asked for: none, 10, 20 to 60 per cent."""
 USUAL_CONTAMINATION: Array = np.r_[0.999, np.full(6, 0.001 / 6)]
 """Shares of those before any data: one exposure in a thousand."""
@@ -212,8 +212,8 @@ class NoiseModel:
 
 
 def _learned(counts: Array, believed: Array) -> Array:
-    believed = counts + believed
-    return np.asarray(believed / believed.sum())
+    total = counts + believed
+    return np.asarray(total / total.sum())
 
 
 def _step(score: Array, information: Array) -> Array:
@@ -358,9 +358,7 @@ def _excess_likelihood(star_ptr, node, base, excess, r2, free, u_mean, densities
             for k in range(grid.size):
                 s2 = rest + grid[k]
                 scale = 0.5 * np.log(s2)
-                at = min(np.log(1.0 + z / s2), LARGEST_LOG) * PER_LOG
-                j = int(at)
-                part = at - j
+                j, part = spot(z / s2)
                 for c in range(levels[e]):
                     like = densities[j, c] + part * (densities[j + 1, c] - densities[j, c])
                     out[e, k, c] += free[i] * (like - scale)

@@ -34,7 +34,7 @@ USUAL: Array = np.array([0.80, 0.15, 0.035, 0.012, 0.002, 0.001])
 """Their shares before any data."""
 USUAL_MEASUREMENTS = 30.0
 """Measurements' worth of belief in them."""
-CONTAMINATIONS: Array = np.arange(14) / 20.0
+CONTAMINATIONS: Array = np.arange(13) / 20.0
 """Shares of an exposure's measurements that may be of anything but their stars."""
 CONTAMINANT: Array = np.array([0.0, 0.0, 0.10, 0.35, 0.35, 0.20])
 """Shares of the multiples that those have before any data: other stars are off by a magnitude or so."""
@@ -180,11 +180,17 @@ def _most_likely(histogram: Array, shares: Array, usual: Array) -> Array:
 
 
 @njit(inline="always")
-def look(tables, level, column, y):  # noqa: D103 - as the kernels it stands in
-    # the column at y of a level's table, linear in log(1 + y)
+def spot(y):  # noqa: D103 - as the kernels it stands in
+    # the point of the tables before y, and how far y is on the way to the next
     at = min(np.log(1.0 + y), LARGEST_LOG) * PER_LOG
     i = int(at)
-    part = at - i
+    return i, at - i
+
+
+@njit(inline="always")
+def look(tables, level, column, y):  # noqa: D103 - as the kernels it stands in
+    # the column at y of a level's table, linear in log(1 + y)
+    i, part = spot(y)
     return tables[level, i, column] + part * (tables[level, i + 1, column] - tables[level, i, column])
 
 
