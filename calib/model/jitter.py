@@ -96,8 +96,11 @@ class JitterPrior:
         """Begin from the shares that another has learned."""
         self.shares, self.kinds, self.multiples = other.shares.copy(), other.kinds.copy(), other.multiples.copy()
 
-    def observe(self, value: Array, variance: Array) -> None:
-        """New sites from the posterior means and variances (N,) of all jitters, under the sites there are."""
+    def observe(self, value: Array, variance: Array, step: float = 1.0) -> None:
+        """New sites from the posterior means and variances (N,) of all jitters, under the sites there are.
+
+        ``step`` is the share of the way that they go: with 1, a few may run in circles for ever.
+        """
         old, old_mean = self.precision, self.mean
         left = np.maximum(1.0 / np.maximum(variance, 1e-16) - old, 1e-8 * old + 1e-8)
         v = 1.0 / left
@@ -117,8 +120,9 @@ class JitterPrior:
         )
         mean, var, self._counts = _moments(m, v, JITTER_GRID, MULTIPLES, log_multiples, log_z, both[self.group])
         precision = np.maximum(1.0 / var - left, LEAST_PRECISION * left)
-        self.precision = precision
-        self.mean = (mean * (left + precision) - m * left) / precision
+        pull = mean * (left + precision) - m * left
+        self.precision = old + step * (precision - old)
+        self.mean = (old * old_mean + step * (pull - old * old_mean)) / self.precision
 
     def update(self) -> None:
         """New shares from the last look."""

@@ -156,9 +156,10 @@ class NoiseModel:
         usual = self.tails.beyond * count
         return np.asarray((far > usual + 2.0 * np.sqrt(usual) + 1.0) | (self.excess > NOISY_EXCESS) | (self.level > 0))
 
-    def update(self, sums: NodeSums, *, settled: bool = False) -> float:
+    def update(self, sums: NodeSums, step_length: float = 1.0, *, settled: bool = False) -> float:
         """One step of every part from sums over measurements; returns the largest change of a survey's part, in log.
 
+        Nodes' excess goes ``step_length`` of its way.
         Settled, which exposures are contaminated, and how far, stays as it is: a few could change sides for ever.
         """
         band, n_bands = self.band, self.floor.size
@@ -196,7 +197,7 @@ class NoiseModel:
             joint -= joint.max(axis=(1, 2), keepdims=True)
             np.exp(joint, out=joint)
             joint /= joint.sum(axis=(1, 2), keepdims=True)
-            self.excess = joint.sum(2) @ EXCESS_GRID
+            self.excess = self.excess + step_length * (joint.sum(2) @ EXCESS_GRID - self.excess)
             told = np.einsum("e,ekc->kc", (sums.count > LEAST_FREE).astype(float), joint)
             self.excess_shares = _learned(told.sum(1), USUAL_EXPOSURES * USUAL_EXCESS)
             if levels > 1 and not settled:

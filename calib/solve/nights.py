@@ -205,7 +205,7 @@ class LevelPriors:
         drift = {"drift": self.drift} if self.levels.drifts else {}
         return {"level": self.level, "slope": self.slope} | drift
 
-    def observe(self, theta: Array, variance: Array, covariance: Array) -> None:
+    def observe(self, theta: Array, variance: Array, covariance: Array, step: float = 1.0) -> None:
         """Residuals of the night model after a solve.
 
         Parameters
@@ -214,6 +214,8 @@ class LevelPriors:
             (E + H,), first coefficients and their variances.
         covariance
             (pairs of the levels,), covariances of the pairs' first coefficients.
+        step
+            Share of the way that jitters' sites go.
         """
         h = self.levels
         n, c, night = h.node.size, h.coefficient, np.arange(h.n_groups)
@@ -232,7 +234,7 @@ class LevelPriors:
             self.last[name] = (gap2, np.maximum(apart, 0.0))
         if h.drifts:
             self.last["drift"] = (theta[h.drift(night)] ** 2, variance[h.drift(night)])
-        self.jitter.observe(residual, np.maximum(spread, 0.0))
+        self.jitter.observe(residual, np.maximum(spread, 0.0), step)
 
     def update(self) -> float:
         """One step of every variance; returns the largest change of a log variance that matters."""

@@ -28,9 +28,12 @@ CLEAN_PASSES = 2
 CORE_PASSES = (3, 6)
 """Passes after which noisy exposures are asked whether they are contaminated ones."""
 FREE_PASSES = 15
-"""Passes after which weights go half the way, and contaminated exposures stay what they are: a few measurements or
-exposures can otherwise change sides for ever, two by two."""
-
+"""Passes after which contaminated exposures stay what they are: a few could change sides for ever."""
+WHOLE_STEPS = 8
+"""Passes after which weights, exposures' excess and jitters go half the way: what one explains, another would explain
+too, and with whole steps a few measurements and exposures run in circles for ever."""
+HALF = 0.5
+"""Share of the way that they go from there on."""
 
 SETTLED = 0.02
 """Largest change of the logarithm of a survey's variance in a pass that counts as quiet."""
@@ -209,7 +212,8 @@ def fit(
         before = z
         if progress:
             progress(n_pass, change)
-        terms.observe(design, estimate, spread)
+        step_length = 1.0 if n_pass <= WHOLE_STEPS else HALF
+        terms.observe(design, estimate, spread, step_length)
         quiet = quiet + 1 if change < tolerance and moved < SETTLED else 0
         converged = quiet >= QUIET_PASSES and n_pass > FREEING_PASSES[-1]
         if converged or n_pass == max_passes:
@@ -232,10 +236,11 @@ def fit(
             noise, star_ptr, node, err, residual**2, prediction, leverage, fit_tails=True, fit_excess=True,
             fit_contamination=n_pass > clean,
         )  # fmt: skip
-        if n_pass > FREE_PASSES:
+        if step_length < 1.0:
             np.add(weighted.w, step.pulling(), out=weighted.w)
-            np.multiply(weighted.w, 0.5, out=weighted.w)
-        moved = max(noise.update(weighted.sums, settled=n_pass > FREE_PASSES), terms.update(topology.degree))
+            np.multiply(weighted.w, HALF, out=weighted.w)
+        learned = noise.update(weighted.sums, step_length, settled=n_pass > FREE_PASSES)
+        moved = max(learned, terms.update(topology.degree))
         prior = terms.prior(design)
         if n_pass < max_passes:  # true here, but a linter cannot know; a large survey holds one pass at a time
             del step, estimate, spread, prediction, leverage

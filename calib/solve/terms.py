@@ -71,8 +71,8 @@ class Terms:
             self.levels.jitter.like(other.levels.jitter)
         return self
 
-    def observe(self, design: Design, estimate: Estimate, spread: Spread) -> None:
-        """Expected squares of all groups after a solve."""
+    def observe(self, design: Design, estimate: Estimate, spread: Spread, step: float = 1.0) -> None:
+        """Expected squares of all groups after a solve; sites of nights go this share of their way."""
         theta = estimate.theta
         variance = np.einsum("ekk->ek", spread.grounded)
         n, light = design.n_nodes, self.border.illumination
@@ -94,7 +94,8 @@ class Terms:
         if self.background is not None:
             self.last["background"] = Squares(theta[:n, -1] ** 2, variance[:n, -1])
         if self.levels is not None:
-            self.levels.observe(theta[:, 0], variance[:, 0], spread.coupling[self.border.levels_at, 0, 0])
+            coupling = spread.coupling[self.border.levels_at, 0, 0]
+            self.levels.observe(theta[:, 0], variance[:, 0], coupling, step)
 
     def update(self, topology_degree: NDArray[np.int64]) -> float:
         """One step of every variance; returns the largest change of a log variance that matters."""

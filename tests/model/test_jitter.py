@@ -48,6 +48,19 @@ def test_sites_have_the_moments_of_the_mixture():
     np.testing.assert_allclose(found, np.minimum(var, v / (1.0 + 1e-6)), rtol=1e-6)
 
 
+def test_half_a_step_is_half_the_way_in_precision_and_in_precision_times_mean():
+    rng = np.random.default_rng(4)
+    whole, half, start = prior(), prior(), prior()
+    _, _, value, variance = cavity_and_posterior(start, rng)
+    whole.observe(value, variance)
+    half.observe(value, variance, 0.5)
+    np.testing.assert_allclose(half.precision, (whole.precision + start.precision) / 2)
+    np.testing.assert_allclose(
+        half.precision * half.mean, (whole.precision * whole.mean + start.precision * start.mean) / 2
+    )
+    assert half.log_sites == whole.log_sites  # of the sites that the estimate was made with
+
+
 def test_sites_integrate_to_the_mixture():
     """The logarithms of the scaled sites at the estimate, against the evidence of the cavities."""
     rng = np.random.default_rng(2)

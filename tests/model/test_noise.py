@@ -259,6 +259,15 @@ def test_thick_clouds_are_as_wide_as_they_are(wide):
     assert not model.level.any()
 
 
+def test_excess_goes_the_share_of_its_way_that_is_said():
+    model, star_ptr, node, err, r2 = survey(3)
+    other, start = model.copy(), model.excess.copy()
+    for each, step in ((model, 1.0), (other, 0.5)):
+        each.update(weigh(each, star_ptr, node, err, r2, fit_excess=True).sums, step)
+    assert np.abs(model.excess - start).min() > 0
+    np.testing.assert_allclose(other.excess, (model.excess + start) / 2)
+
+
 def test_a_right_model_stays_where_it_is():
     *given, _, _ = simulated(5, 1.3, 0.004, 0.0, per_node=400, variable=0.0)
     model = given[0]

@@ -183,6 +183,15 @@ def test_the_fit_rests_where_reweighting_rests_and_states_the_variance_of_the_li
     np.testing.assert_allclose(reweighted.residual, fit.estimate.residual, atol=1e-3 * sigma)
 
 
+def test_exposures_do_not_run_in_circles_between_their_own_noise_and_their_night():
+    # with whole steps this survey needs ten passes more, and larger ones never end
+    survey = simulate(replace(PRESETS["dirty"], n_exposures=60), 2)
+    problem = Problem.of(read_measurements(survey.measurements, exposures=survey.exposures), Config())
+    fit = solve_robust(problem, Config()).fit
+    assert fit.converged
+    assert fit.passes <= 16
+
+
 @pytest.mark.soak
 def test_weights_that_change_sides_come_to_rest():
     # of this survey a few measurements changed sides for ever, two by two, before weights went half the way
