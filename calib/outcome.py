@@ -220,7 +220,7 @@ def _zeropoints(
     levels = fit.terms.border.levels
     if levels is not None:
         slope = np.full(n, np.nan)
-        slope[levels.node] = fit.estimate.theta[levels.slope(levels.group), 0]
+        slope[levels.node] = fit.estimate.theta[levels.slope(levels.group)]
         columns["extinction_coefficient"] = slope
     clouds = conditions_of(problem, fit)
     if clouds is not None:

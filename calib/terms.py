@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -33,8 +32,8 @@ def _of_nights(problem: Problem, solved: Solved) -> list[Row]:
     levels = solved.fit.terms.border.levels
     if levels is None:
         return []
-    theta: Any = solved.fit.estimate.theta[:, 0]
-    variance = solved.spread.node[:, 0, 0]
+    theta = solved.fit.estimate.theta
+    variance = np.einsum("ekk->ek", solved.spread.node)
     night = problem.night
     assert night is not None
     grow2 = solved.inflation[solved.equations.topology.component[levels.node]] ** 2
@@ -44,18 +43,18 @@ def _of_nights(problem: Problem, solved: Solved) -> list[Row]:
     band_grow2 = np.bincount(of_band, grow2, levels.n_bands) / np.maximum(n_of_band, 1)
     rows: list[Row] = []
     first = np.unique(levels.group, return_index=True)[1]
+    nights, bands = np.arange(levels.n_groups), np.arange(levels.n_bands, dtype=np.int32)
+    slope, drift, seeing = levels.slope(nights), levels.drift(nights), levels.band_hub(2, bands)
+    slope_error = np.sqrt(variance[slope] * night_grow2)
+    drift_error = np.sqrt(variance[drift] * night_grow2) if levels.drifts else None
     for g in range(levels.n_groups):
-        hub = int(levels.slope(np.array([g]))[0])
         band, of_night = problem.bands[levels.band[g]], int(night[levels.node[first[g]]])
-        rows.append(("extinction", band, "", of_night, theta[hub], float(np.sqrt(variance[hub] * night_grow2[g]))))
-        if levels.drifts:
-            hub = int(levels.drift(np.array([g]))[0])
-            error = float(np.sqrt(variance[hub] * night_grow2[g]))
-            rows.append(("extinction_drift", band, "", of_night, theta[hub], error))
+        rows.append(("extinction", band, "", of_night, float(theta[slope][g]), float(slope_error[g])))
+        if drift_error is not None:
+            rows.append(("extinction_drift", band, "", of_night, float(theta[drift][g]), float(drift_error[g])))
     for b in range(levels.n_bands):
-        hub = int(levels.band_hub(2, np.array([b], np.int32))[0])
-        grown = band_grow2[b] if n_of_band[b] else 1.0
-        rows.append(("seeing", problem.bands[b], "", None, theta[hub], float(np.sqrt(variance[hub] * grown))))
+        error = np.sqrt(variance[seeing][b] * (band_grow2[b] if n_of_band[b] else 1.0))
+        rows.append(("seeing", problem.bands[b], "", None, float(theta[seeing][b]), float(error)))
     return rows
 
 

@@ -154,7 +154,7 @@ def ensemble_variance(
         )
         change = ties.precision * np.exp(ties.factors(mean_tie)) * ties.factors(tie[k] - mean_tie)
         for j in range(ties.unknown.shape[1]):
-            np.add.at(out, (ties.unknown[:, j], ties.component), -change * gap * ties.coefficient[:, j])
+            np.add.at(out, (ties.unknown[:, j], ties.component[:, j]), -change * gap * ties.coefficient[:, j])
         rhs[..., k] = out
     drawn = job.centring(equations.factor.solve(rhs)[:n, 0])
     return np.asarray((drawn**2).sum(1) / (members - 1), float)

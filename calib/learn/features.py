@@ -256,7 +256,7 @@ def _exposures(problem: Problem, fit: RobustFit, n_nodes: int) -> list[Array]:
     levels = fit.terms.levels
     if levels is not None and levels.jitter.posterior is not None:
         h, precision = levels.levels, levels.jitter.precision
-        jitter[h.node] = np.arcsinh(h.jitter(theta[:, 0]) * np.sqrt(precision))
+        jitter[h.node] = np.arcsinh(h.jitter(theta) * np.sqrt(precision))
         held[h.node] = np.clip(precision * z_variance[h.node], 0.0, 2.0)
         photometric[h.node] = np.log(precision * 1e-4) / 4.0
         has_night[h.node] = 1.0

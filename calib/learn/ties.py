@@ -1,6 +1,6 @@
 """The ties of the prior, one by one: what holds a zero-point to its night and a surface to its illumination.
 
-A tie is ``pi (c . x - mu)^2`` over a few first or further coefficients of nodes and hubs: the jitter of a zero-point
+A tie is ``pi (c . x - mu)^2`` over a few coefficients of nodes and hubs: the jitter of a zero-point
 about its night's level, ``x = (z, a, k, s, d)``, ``c = (1, -1, X - 1, -q, t X)``; and each coefficient of a surface
 less that of its hub, with mu zero. Robust precisions are read from the prior itself; the learned engine multiplies
 them.
@@ -38,9 +38,9 @@ class Ties:
     coefficient
         (R, MOST).
     component
-        (R,), which coefficient of the nodes: 0 the zero-point, then the surface's.
+        (R, MOST), which coefficient of the node or hub it is: of nodes 0 the zero-point, then the surface's.
     pair
-        (R, pairs), the hubs' pair of each two coefficients; -1 where there is none.
+        (R, pairs), the hubs' pair of each two; -1 where there is none, or both are of one hub.
     precision, mean
         (R,), under the robust prior, mag^-2 and mag.
     node, kind
@@ -69,7 +69,7 @@ class Ties:
             n, more = levels.node.size, ((0, 0), (0, MOST - levels.unknown.shape[1]))
             unknown.append(np.pad(levels.unknown, more))
             coefficient.append(np.pad(levels.coefficient, more))
-            component.append(np.zeros(n))
+            component.append(np.pad(np.tile(levels.component, (n, 1)), more))
             node.append(levels.node)
             kind.append(np.zeros(n))
         if light is not None and K > 1:
@@ -78,14 +78,14 @@ class Ties:
             for c in range(1, K):
                 unknown.append(np.pad(np.stack([light.row[own], light.column[own]], 1), ((0, 0), (0, MOST - 2))))
                 coefficient.append(np.tile([1.0, -1.0, *[0.0] * (MOST - 2)], (n, 1)))
-                component.append(np.full(n, c))
+                component.append(np.full((n, MOST), c))
                 node.append(light.row[own])
                 kind.append(np.full(n, SMOOTH if c < 3 else CURVED))
         if not unknown:
             nothing = np.zeros(0, np.int64)
             return cls(
-                nothing.reshape(0, MOST), np.zeros((0, MOST)), nothing, nothing.reshape(0, len(_PAIRS)), np.zeros(0),
-                np.zeros(0), nothing, nothing, n_nodes,
+                nothing.reshape(0, MOST), np.zeros((0, MOST)), nothing.reshape(0, MOST),
+                nothing.reshape(0, len(_PAIRS)), np.zeros(0), np.zeros(0), nothing, nothing, n_nodes,
             )  # fmt: skip
         u = np.concatenate(unknown).astype(np.int64)
         coef = np.concatenate(coefficient)
@@ -96,17 +96,18 @@ class Ties:
         for j, (a, b) in enumerate(_PAIRS):
             low, high = np.minimum(u[:, a], u[:, b]), np.maximum(u[:, a], u[:, b])
             at = np.minimum(np.searchsorted(keys, low * width + high), max(keys.size - 1, 0))
-            there = (coef[:, a] != 0) & (coef[:, b] != 0)
+            there = (coef[:, a] != 0) & (coef[:, b] != 0) & (low < high)
             pair[:, j] = np.where(there, at, -1)
-        precision = -prior.coupling[pair[:, 0], comp, comp]  # of the first two, with coefficients 1 and -1
+        # of the first two, a node and a hub, with coefficients 1 and -1
+        precision = -prior.coupling[pair[:, 0], comp[:, 0], comp[:, 1]]
         owner = np.concatenate(node).astype(np.int64)
         # nothing but its jitter pulls at a node
-        mean = np.where(comp == 0, prior.rhs[owner, 0] / np.maximum(precision, 1e-300), 0.0)
+        mean = np.where(comp[:, 0] == 0, prior.rhs[owner, 0] / np.maximum(precision, 1e-300), 0.0)
         return cls(u, coef, comp, pair, precision, mean, owner, np.concatenate(kind).astype(np.int64), n_nodes)
 
     def gap(self, theta: Array) -> Array:
         """``c . x`` of every tie, (R,), or (R, ...) of theta with more axes behind."""
-        x = theta[self.unknown, self.component[:, None]]
+        x = theta[self.unknown, self.component]
         return np.asarray(np.einsum("rk,rk...->r...", self.coefficient, x))
 
     def away(self, theta: Array) -> Array:
@@ -116,15 +117,18 @@ class Ties:
     def added(self, prior: Prior, extra: Array) -> Prior:
         """The prior with these precisions (R,) added to the ties, negative ones too."""
         diagonal, coupling, rhs = prior.diagonal.copy(), prior.coupling.copy(), prior.rhs.copy()
-        c = self.component
+        u, c = self.unknown, self.component
         for k in range(MOST):
-            np.add.at(diagonal, (self.unknown[:, k], c, c), extra * self.coefficient[:, k] ** 2)
-            np.add.at(rhs, (self.unknown[:, k], c), extra * self.mean * self.coefficient[:, k])
+            np.add.at(diagonal, (u[:, k], c[:, k], c[:, k]), extra * self.coefficient[:, k] ** 2)
+            np.add.at(rhs, (u[:, k], c[:, k]), extra * self.mean * self.coefficient[:, k])
         for j, (a, b) in enumerate(_PAIRS):
-            there = self.pair[:, j] >= 0
-            at = self.pair[there, j]
-            value = (extra * self.coefficient[:, a] * self.coefficient[:, b])[there]
-            np.add.at(coupling, (at, c[there], c[there]), value)
+            value = extra * self.coefficient[:, a] * self.coefficient[:, b]
+            first = np.where(u[:, a] < u[:, b], c[:, a], c[:, b])
+            second = np.where(u[:, a] < u[:, b], c[:, b], c[:, a])
+            apart, inside = self.pair[:, j] >= 0, (u[:, a] == u[:, b]) & (value != 0)
+            np.add.at(coupling, (self.pair[apart, j], first[apart], second[apart]), value[apart])
+            for one, other in ((a, b), (b, a)):
+                np.add.at(diagonal, (u[inside, a], c[inside, one], c[inside, other]), value[inside])
         return replace(prior, diagonal=diagonal, coupling=coupling, rhs=rhs)
 
     def factors(self, of_nodes: Array) -> Array:

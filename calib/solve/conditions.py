@@ -27,21 +27,22 @@ def conditions_of(problem: Problem, fit: RobustFit) -> Clouds | None:
     levels = fit.terms.levels
     if levels is None or levels.jitter.posterior is None:
         return None
-    h, theta = levels.levels, fit.estimate.theta[:, 0]
+    h, theta = levels.levels, fit.estimate.theta
+    own_variance = np.einsum("ekk->ek", fit.spread.grounded)
     n, groups = fit.design.n_nodes, np.arange(h.n_groups)
     tight = levels.jitter.posterior[:, JITTER_GRID <= TIGHT].sum(1)
     of_band = theta[h.band_hub(1, h.band)]
     slope = of_band + tight * (theta[h.slope(groups)] - of_band)
-    slope_variance = fit.spread.grounded[h.slope(groups), 0, 0] + (1.0 - tight) * levels.slope.scale
+    slope_variance = own_variance[h.slope(groups)] + (1.0 - tight) * levels.slope.scale
     count = np.maximum(np.bincount(h.group, minlength=h.n_groups), 1)
     middle = np.bincount(h.group, h.airmass, h.n_groups) / count
     s = h.band_hub(2, h.band[h.group])
     drift, drift_variance = np.zeros(h.n_groups), np.zeros(h.n_groups)
     if h.drifts:
         drift = tight * theta[h.drift(groups)]
-        drift_variance = fit.spread.grounded[h.drift(groups), 0, 0] + (1.0 - tight) * levels.drift.scale
+        drift_variance = own_variance[h.drift(groups)] + (1.0 - tight) * levels.drift.scale
     y, variance, night = np.full(n, np.nan), np.full(n, np.nan), np.zeros(n, np.int64)
-    y[h.node] = theta[h.node] + slope[h.group] * h.airmass + drift[h.group] * h.path - h.seeing * theta[s]
+    y[h.node] = theta[h.node, 0] + slope[h.group] * h.airmass + drift[h.group] * h.path - h.seeing * theta[s]
     # the night's level takes up what errors its exposures share: of these the gap to it is free
     variance[h.node] = np.clip(fit.spread.node[h.node, 0, 0], 0.0, levels.last["jitter"][1])
     variance[h.node] += slope_variance[h.group] * (h.airmass - middle[h.group]) ** 2

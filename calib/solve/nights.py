@@ -35,19 +35,52 @@ USUAL_DRIFT = 0.001
 SMALLEST_NIGHT = 3
 
 
+Place = tuple[Ints, int]
+"""Hubs and which of their coefficients: an index into arrays (E + H, K)."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of coefficients that the night model couples; several may be of the same two blocks.
+
+    Attributes
+    ----------
+    row, column
+        int32, the smaller node or hub and the larger.
+    of_row, of_column
+        int64, which of their coefficients.
+    ties
+        bool, whether a pair ties levels of zero-points.
+    """
+
+    row: Ints
+    column: Ints
+    of_row: NDArray[np.int64]
+    of_column: NDArray[np.int64]
+    ties: NDArray[np.bool_]
+
+    def among(self, which: NDArray[np.bool_]) -> Pairs:
+        """Some of them."""
+        return Pairs(
+            self.row[which], self.column[which], self.of_row[which], self.of_column[which], self.ties[which]
+        )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class NightLevels:
     """Hubs of the night model and how nodes hang on them.
 
-    Hubs of a band: a, k, s; hubs of a night of a band: a, k and, where times are known, d. Every pair couples their
-    first coefficients.
+    A band has a, k and s; a night of a band a, k and, where times are known, d. A hub holds as many of them as a node
+    has coefficients, so that with surfaces a night is one hub and not three: the factor is the smaller for it.
 
     Attributes
     ----------
     first, n_bands, n_groups
         Number of the first hub; bands; nights of a band.
     n_of_night
-        Hubs of a night: 2, or 3 with the drift.
+        Unknowns of a night: 2, or 3 with the drift.
+    block
+        K, coefficients of a hub.
     node, group, band
         int32, the nodes that have a night model, each one's night, and each night's band.
     airmass, seeing, path
@@ -58,6 +91,7 @@ class NightLevels:
     n_bands: int
     n_groups: int
     n_of_night: int
+    block: int
     node: Ints
     group: Ints
     band: Ints
@@ -67,53 +101,80 @@ class NightLevels:
 
     @cached_property
     def unknown(self) -> Ints:
-        """(N, J), the node and the hubs that a jitter is a sum of."""
-        hubs = [
-            self.node, self.level(self.group), self.slope(self.group), self.band_hub(2, self.band[self.group]),
-            *([self.drift(self.group)] if self.drifts else []),
-        ]  # fmt: skip
-        return np.stack(hubs, axis=1)
+        """(N, J), the node and the hubs that a jitter is a sum of coefficients of."""
+        return np.stack([self.node, *(hub for hub, _ in self._of_jitter)], axis=1)
+
+    @cached_property
+    def component(self) -> NDArray[np.int64]:
+        """(J,), which coefficient of each."""
+        return np.array([0, *(k for _, k in self._of_jitter)])
+
+    @property
+    def _of_jitter(self) -> list[Place]:
+        places = [self.level(self.group), self.slope(self.group), self.band_hub(2, self.band[self.group])]
+        return [*places, self.drift(self.group)] if self.drifts else places
 
     @cached_property
     def coefficient(self) -> Array:
-        """(N, J), of each in ``jitter = sum_j coefficient_j theta[unknown_j]``."""
+        """(N, J), of each in ``jitter = sum_j coefficient_j theta[unknown_j, component_j]``."""
         ones = np.ones(self.node.size)
         each = [ones, -ones, self.airmass, -self.seeing, *([self.path] if self.drifts else [])]
         return np.stack(each, axis=1)
 
     @cached_property
-    def pairs(self) -> tuple[Ints, Ints, NDArray[np.bool_]]:
-        """All pairs that the prior couples, and which of them are ties between zero-points' levels.
-
-        Each two of a jitter, node by node; then levels and slopes of nights with their band's.
-        """
-        unknown, nights = self.unknown, np.arange(self.n_groups)
-        found = [(unknown[:, i], unknown[:, j], i + j == 1) for i, j in combinations(range(unknown.shape[1]), 2)]
+    def all_pairs(self) -> Pairs:
+        """All that the prior couples: each two of a jitter, node by node; then levels and slopes with their band's."""
+        places: list[Place] = [(self.node, 0), *self._of_jitter]
+        nights = np.arange(self.n_groups)
+        found = [(places[i], places[j], i + j == 1) for i, j in combinations(range(len(places)), 2)]
         found.append((self.band_hub(0, self.band), self.level(nights), True))
         found.append((self.band_hub(1, self.band), self.slope(nights), False))
-        one, other = (np.concatenate([p[k] for p in found]).astype(np.int32) for k in (0, 1))
-        ties = np.concatenate([np.full(p[0].size, p[2]) for p in found])
-        return np.minimum(one, other), np.maximum(one, other), ties
+        one, other = (np.concatenate([p[k][0] for p in found]).astype(np.int32) for k in (0, 1))
+        of_one, of_other = (np.concatenate([np.full(p[k][0].size, p[k][1]) for p in found]) for k in (0, 1))
+        ties = np.concatenate([np.full(p[0][0].size, p[2]) for p in found])
+        turned = one > other
+        return Pairs(
+            np.where(turned, other, one), np.where(turned, one, other), np.where(turned, of_other, of_one),
+            np.where(turned, of_one, of_other), ties,
+        )  # fmt: skip
+
+    @cached_property
+    def inside(self) -> NDArray[np.bool_]:
+        """Which of all pairs are of one hub's own coefficients."""
+        return np.asarray(self.all_pairs.row == self.all_pairs.column)
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """Those of two blocks, in their order."""
+        return self.all_pairs.among(~self.inside)
 
     @property
     def row(self) -> Ints:
-        """The smaller node or hub of every pair."""
-        return self.pairs[0]
+        """The smaller node or hub of every pair of blocks."""
+        return self.pairs.row
 
     @property
     def column(self) -> Ints:
         """The larger."""
-        return self.pairs[1]
+        return self.pairs.column
 
     @property
     def ties(self) -> NDArray[np.bool_]:
         """Which pairs are ties."""
-        return self.pairs[2]
+        return self.pairs.ties
+
+    @property
+    def n_unknowns(self) -> int:
+        """Three a band, and those of nights."""
+        return 3 * self.n_bands + self.n_of_night * self.n_groups
 
     @property
     def n_hubs(self) -> int:
-        """Three a band, and those of nights."""
-        return 3 * self.n_bands + self.n_of_night * self.n_groups
+        """Hubs that hold them."""
+        return self._hubs(3) * self.n_bands + self._hubs(self.n_of_night) * self.n_groups
+
+    def _hubs(self, n_unknowns: int) -> int:
+        return -(-n_unknowns // self.block)
 
     @property
     def drifts(self) -> bool:
@@ -123,7 +184,7 @@ class NightLevels:
     @classmethod
     def of(
         cls, band: Ints, night: NDArray[np.int64], airmass: Array, log_seeing: Array, first: int,
-        mjd: Array | None = None,
+        mjd: Array | None = None, block: int = 1,
     ) -> NightLevels | None:  # fmt: skip
         """Night model of the nodes whose night and airmass are known; None where no night has exposures enough."""
         known = (night >= 0) & np.isfinite(airmass)
@@ -138,29 +199,35 @@ class NightLevels:
         group_band, n_groups = keys[good, 0].astype(np.int32), int(good.sum())
         hours = np.zeros(node.size) if mjd is None else _hours(mjd[node], group, n_groups)
         return cls(
-            first, int(group_band.max()) + 1, n_groups, 3 if hours.any() else 2, node, group, group_band,
+            first, int(group_band.max()) + 1, n_groups, 3 if hours.any() else 2, block, node, group, group_band,
             airmass[node] - 1.0, log_seeing[node], hours * airmass[node],
         )  # fmt: skip
 
-    def band_hub(self, which: int, band: Ints) -> Ints:
-        """Hub of a band's a (0), k (1) or s (2)."""
-        return (self.first + 3 * band + which).astype(np.int32)
+    def band_hub(self, which: int, band: Ints) -> Place:
+        """A band's a (0), k (1) or s (2)."""
+        hub, k = divmod(which, self.block)
+        return (self.first + self._hubs(3) * band + hub).astype(np.int32), k
 
-    def level(self, group: NDArray[np.integer]) -> Ints:
-        """Hub of a night's a."""
-        return (self.first + 3 * self.n_bands + self.n_of_night * group).astype(np.int32)
+    def level(self, group: NDArray[np.integer]) -> Place:
+        """A night's a."""
+        return self._of_night(0, group)
 
-    def slope(self, group: NDArray[np.integer]) -> Ints:
-        """Hub of a night's k."""
-        return (self.level(group) + 1).astype(np.int32)
+    def slope(self, group: NDArray[np.integer]) -> Place:
+        """A night's k."""
+        return self._of_night(1, group)
 
-    def drift(self, group: NDArray[np.integer]) -> Ints:
-        """Hub of a night's d."""
-        return (self.level(group) + 2).astype(np.int32)
+    def drift(self, group: NDArray[np.integer]) -> Place:
+        """A night's d."""
+        return self._of_night(2, group)
+
+    def _of_night(self, which: int, group: NDArray[np.integer]) -> Place:
+        hub, k = divmod(which, self.block)
+        first = self.first + self._hubs(3) * self.n_bands
+        return (first + self._hubs(self.n_of_night) * group + hub).astype(np.int32), k
 
     def jitter(self, theta: Array) -> Array:
-        """(N,), how far nodes lie from their night, of first coefficients (E + H,)."""
-        return np.asarray(np.einsum("nj,nj->n", self.coefficient, theta[self.unknown]))
+        """(N,), how far nodes lie from their night, of coefficients (E + H, K)."""
+        return np.asarray(np.einsum("nj,nj->n", self.coefficient, theta[self.unknown, self.component]))
 
 
 def _hours(mjd: Array, group: Ints, n_groups: int) -> Array:
@@ -178,7 +245,17 @@ def _hours(mjd: Array, group: Ints, n_groups: int) -> Array:
 
 @dataclass
 class Quadratic:
-    """Sparse quadratic form in the first coefficients: precisions on the diagonal of nodes and hubs, of pairs, rhs."""
+    """Sparse quadratic form in coefficients of nodes and hubs.
+
+    Attributes
+    ----------
+    diagonal
+        (E + H, K, K), precisions of their blocks.
+    pair
+        (pairs,), of the pairs of two blocks.
+    rhs
+        (E + H, K).
+    """
 
     diagonal: Array
     pair: Array
@@ -205,23 +282,28 @@ class LevelPriors:
         drift = {"drift": self.drift} if self.levels.drifts else {}
         return {"level": self.level, "slope": self.slope} | drift
 
-    def observe(self, theta: Array, variance: Array, covariance: Array, step: float = 1.0) -> None:
+    def observe(self, theta: Array, covariance: Array, of_pairs: Array, step: float = 1.0) -> None:
         """Residuals of the night model after a solve.
 
         Parameters
         ----------
-        theta, variance
-            (E + H,), first coefficients and their variances.
-        covariance
-            (pairs of the levels,), covariances of the pairs' first coefficients.
+        theta, covariance
+            (E + H, K) and (E + H, K, K), the coefficients and the covariance of each block's.
+        of_pairs
+            (pairs,), covariances of the pairs of two blocks.
         step
             Share of the way that jitters' sites go.
         """
         h = self.levels
         n, c, night = h.node.size, h.coefficient, np.arange(h.n_groups)
+        variance = np.einsum("ekk->ek", covariance)
         residual = h.jitter(theta)
-        spread = np.einsum("nj,nj->n", c**2, variance[h.unknown])
-        *of_jitters, of_bands = np.split(covariance, n * np.arange(1, comb(c.shape[1], 2) + 1))
+        spread = np.einsum("nj,nj->n", c**2, variance[h.unknown, h.component])
+        every, both_of = h.all_pairs, np.empty(h.inside.size)
+        both_of[~h.inside] = of_pairs
+        own = every.among(h.inside)
+        both_of[h.inside] = covariance[own.row, own.of_row, own.of_column]
+        *of_jitters, of_bands = np.split(both_of, n * np.arange(1, comb(c.shape[1], 2) + 1))
         for (i, j), both in zip(combinations(range(c.shape[1]), 2), of_jitters, strict=True):
             spread += 2.0 * c[:, i] * c[:, j] * both
         of_levels, of_slopes = of_bands.reshape(2, -1)
@@ -247,10 +329,10 @@ class LevelPriors:
         """The prior as a quadratic form over all n_all nodes and hubs."""
         h, c = self.levels, self.levels.coefficient
         lam, pull = self.jitter.precision, self.jitter.precision * self.jitter.mean
-        diagonal, rhs = np.zeros(n_all), np.zeros(n_all)
-        for j in range(c.shape[1]):
-            diagonal += np.bincount(h.unknown[:, j], weights=lam * c[:, j] ** 2, minlength=n_all)
-            rhs += np.bincount(h.unknown[:, j], weights=pull * c[:, j], minlength=n_all)
+        diagonal, rhs = np.zeros((n_all, h.block)), np.zeros((n_all, h.block))
+        for j, k in enumerate(h.component):
+            diagonal[:, k] += np.bincount(h.unknown[:, j], weights=lam * c[:, j] ** 2, minlength=n_all)
+            rhs[:, k] += np.bincount(h.unknown[:, j], weights=pull * c[:, j], minlength=n_all)
         night = np.arange(h.n_groups)
         tight = {
             name: prior.precision(*self.last[name]) if name in self.last else np.full(h.n_groups, 1.0 / prior.scale)
@@ -262,8 +344,8 @@ class LevelPriors:
         ]  # fmt: skip
         if h.drifts:
             hubs.append((h.drift(night), "drift"))
-        for hub, name in hubs:
-            diagonal += np.bincount(hub, weights=tight[name], minlength=n_all)
+        for (hub, k), name in hubs:
+            diagonal[:, k] += np.bincount(hub, weights=tight[name], minlength=n_all)
         bands = np.arange(h.n_bands, dtype=np.int32)
         # a band without a night has a level that nothing speaks of
         diagonal[h.band_hub(0, bands)] += np.bincount(h.band, minlength=h.n_bands) == 0
@@ -272,7 +354,11 @@ class LevelPriors:
         rhs[h.band_hub(1, bands)] += mean / width**2
         diagonal[h.band_hub(2, bands)] += 1.0 / USUAL_SEEING_SLOPE**2
         jitters = [lam * c[:, i] * c[:, j] for i, j in combinations(range(c.shape[1]), 2)]
-        return Quadratic(diagonal, np.concatenate([*jitters, -tight["level"], -tight["slope"]]), rhs)
+        both = np.concatenate([*jitters, -tight["level"], -tight["slope"]])
+        blocks, own = diagonal[:, :, None] * np.eye(h.block), h.all_pairs.among(h.inside)
+        np.add.at(blocks, (own.row, own.of_row, own.of_column), both[h.inside])
+        np.add.at(blocks, (own.row, own.of_column, own.of_row), both[h.inside])
+        return Quadratic(blocks, both[~h.inside], rhs)
 
     def log_density(self) -> float:
         """Log density of the jitters and of what nights have of their own at their estimates."""

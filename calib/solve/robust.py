@@ -320,7 +320,7 @@ def _evidence(
     measured = int((visits > 0).sum())
     border = terms.border
     hubs = 0 if border.illumination is None else border.illumination.n_hubs * (design.surface_block - 1)
-    hubs += 0 if border.levels is None else border.levels.n_hubs
+    hubs += 0 if border.levels is None else border.levels.n_unknowns
     n_unknowns = design.n_nodes * design.block + hubs + measured
     value = weighted.sums.log_likelihood + terms.log_density()
     return value + 0.5 * n_unknowns * float(np.log(2 * np.pi)) - 0.5 * equations.log_det

@@ -69,7 +69,7 @@ def design_of(
 
 def border_of(problem: Problem, design: Design, config: Config) -> Border:
     """Hubs of the terms that a design carries and the configuration asks for."""
-    return Border.of(problem, surfaces=design.degree > 0, levels=config.extinction != "off")
+    return Border.of(problem, surfaces=design.degree > 0, levels=config.extinction != "off", block=design.block)
 
 
 def candidates(problem: Problem, config: Config) -> tuple[list[int], list[bool]]:

@@ -94,8 +94,9 @@ class Terms:
         if self.background is not None:
             self.last["background"] = Squares(theta[:n, -1] ** 2, variance[:n, -1])
         if self.levels is not None:
-            coupling = spread.coupling[self.border.levels_at, 0, 0]
-            self.levels.observe(theta[:, 0], variance[:, 0], coupling, step)
+            pairs = self.levels.levels.pairs
+            of_pairs = spread.coupling[self.border.levels_at, pairs.of_row, pairs.of_column]
+            self.levels.observe(theta, spread.grounded, of_pairs, step)
 
     def update(self, topology_degree: NDArray[np.int64]) -> float:
         """One step of every variance; returns the largest change of a log variance that matters."""
@@ -139,9 +140,10 @@ class Terms:
             diagonal[:E, -1, -1] += self._precision(self.background, "background", E)
         if self.levels is not None:
             form = self.levels.quadratic(E + hubs.n)
-            diagonal[:, 0, 0] += form.diagonal
-            rhs[:, 0] += form.rhs
-            coupling[:, 0, 0] += np.bincount(self.border.levels_at, weights=form.pair, minlength=hubs.row.size)
+            diagonal += form.diagonal
+            rhs += form.rhs
+            pairs = self.levels.levels.pairs
+            np.add.at(coupling, (self.border.levels_at, pairs.of_row, pairs.of_column), form.pair)
         return Prior(diagonal, coupling, rhs, star, star_mean)
 
     def _groups(self) -> dict[str, GroupPrior]:

@@ -74,8 +74,10 @@ def _make(
     diagonal[:n_nodes, k, k] = precision
     coupling = np.zeros((border.row.size, K, K))
     if hubs:
-        coupling[:, k, k] = -precision
-        np.add.at(diagonal, border.column, -coupling)
+        # a node's coefficients are held to mixtures of its hub's, of different ones in either direction
+        mixed = np.eye(K) + np.triu(rng.uniform(-0.3, 0.3, (n_nodes, K, K)), 1)
+        coupling[:] = -precision[:, :, None] * mixed
+        np.add.at(diagonal, border.column, -np.einsum("eji,ejk->eik", mixed, coupling))
         diagonal[n_nodes:, k[1:], k[1:]] += 100.0
     rhs = np.zeros((total, K))
     if anchors:
