@@ -54,6 +54,9 @@ class Config:
         Standard deviation of the fall of sensitivity from the middle of the field to a side that is left after
         flat-fielding, mag, along each of two directions, at least: where the flat field curves more is allowed.
         Overlaps alone cannot tell it from a slope of the sky.
+    factor_gb
+        Largest factor that a choice of terms may need, GB, about a third of the memory of the whole solve. Terms beyond
+        it are not tried, which is told.
     score
         Whether methods are scored on held-out stars; ``auto`` needs it.
     covariance
@@ -79,6 +82,7 @@ class Config:
     extinction: Literal["auto", "on", "off"] = "auto"
     site: list[float] = field(default_factory=list)
     flat_gradient: float = FLAT_GRADIENT
+    factor_gb: float = 0.7
     score: bool = True
     covariance: bool = False
     max_passes: int = 60
@@ -112,6 +116,8 @@ class Config:
             raise ConfigError(f"tolerance is {self.tolerance!r}; it lies between 0 and 1")
         if not isinstance(self.flat_gradient, int | float) or not 0 < self.flat_gradient < 1:
             raise ConfigError(f"flat_gradient is {self.flat_gradient!r}; it is in mag, between 0 and 1")
+        if not isinstance(self.factor_gb, int | float) or not 0 < self.factor_gb < 1e6:
+            raise ConfigError(f"factor_gb is {self.factor_gb!r}; it is in GB, above 0")
         object.__setattr__(self, "site", _site(self.site))
         if not all(isinstance(k, str) and isinstance(v, str) for k, v in self.columns.items()):
             raise ConfigError('columns maps names to names: canonical = "theirs"')

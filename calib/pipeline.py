@@ -128,6 +128,12 @@ def calibrate(
         warnings.append(
             f"not converged after {fit.passes} passes: zero-points still moved by {fit.change:.3f} of their errors"
         )
+    for trial in solved.trials:
+        if trial.gigabytes is not None:
+            warnings.append(
+                f"{trial.name}: not tried, its factor would need {trial.gigabytes:.1f} GB, more than factor_gb in the"
+                " configuration allows"
+            )
     told = why["held_out_nights"]
     if told and told["inflation_68"] > NIGHTS_APART:
         warnings.append(

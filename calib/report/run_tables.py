@@ -76,7 +76,7 @@ def terms_tried(run: dict[str, Any]) -> Table | None:
         ["terms", "gain in log evidence"],
         rows,
         "Logarithm of the marginal likelihood over that of the first; what earned its place is "
-        "carried (bold). A surface "
+        "carried (bold); – is what the factor had no room for. A surface "
         "is a smooth pattern across the field of one exposure; a background is a flux that its sky subtraction "
         "left in every aperture; a seeing response is a star that "
         "changes with the seeing, as blends do, the given one or a latent one that residuals show; "

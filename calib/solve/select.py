@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,25 +31,29 @@ PART_MEASUREMENTS = 300_000
 """Larger surveys try their terms, adapt and score on a connected part of about this many measurements."""
 TRIAL_PASSES = 15
 """Passes of a trial on such a part: it chooses terms and says where the whole survey begins."""
-FACTOR_BYTES = 700e6
-"""Largest factor that a choice of terms may need."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One set of terms that was tried; ``response`` is how stars answer: not at all, to the seeing, to a latent one."""
+    """One set of terms that was tried; ``response`` is how stars answer: not at all, to the seeing, to a latent one.
+
+    One whose factor would be too large has no evidence, but its gigabytes.
+    """
 
     degree: int
     response: str
-    evidence: float
+    evidence: float | None
     instrument: int = 0
     background: bool = False
+    gigabytes: float | None = None
 
     def carried_by(self, fit: RobustFit) -> bool:
         """Whether these are the terms of a fit."""
         kinds = 0 if fit.instrument is None else fit.instrument.columns.n_kinds
         design = fit.design
         mine = (self.degree, bool(self.response), self.instrument, self.background)
+        if self.gigabytes is not None:
+            return False
         return mine == (design.degree, design.star_block == 2, kinds, design.faintness is not None)
 
     @property
@@ -111,20 +116,18 @@ def robust_fit(
     """The robust solve with the local terms that earn their place, and what was tried on the way.
 
     Degrees are tried upwards while they do not lose; then backgrounds, then the response to seeing. A survey of more
-    than `PART_MEASUREMENTS` tries them on a part of itself.
+    than `PART_MEASUREMENTS` tries them on a part of itself. What the factor of the whole has no room for is not tried.
     """
     plain = design_of(problem, 0)
     topology = Topology(plain)
     degrees, responses = candidates(problem, config)
-    if len(degrees) > 1:
-        entries = _entries(problem, plain, config)
-        degrees = [d for d in degrees if d == degrees[0] or 8.0 * entries * BLOCK_SIZES[d] ** 2 < FACTOR_BYTES]
+    room = _Room(problem, plain, config)
     part = deciding_part(problem, plain)
     if part is problem:
-        return _tried(problem, plain, topology, degrees, responses, config, progress)
+        return _tried(problem, plain, topology, degrees, responses, config, room, progress)
     small = design_of(part, 0)
     shorter = replace(config, max_passes=min(config.max_passes, TRIAL_PASSES))
-    best, trials = _tried(part, small, Topology(small), degrees, responses, shorter, progress)
+    best, trials = _tried(part, small, Topology(small), degrees, responses, shorter, room, progress)
     noise, degree, response = best.noise.spread_over(problem.band), best.design.degree, best.design.star_block == 2
     latent = response and problem.response is None
     whole, start = plain.with_terms(degree, problem.response if response else None), None
@@ -134,7 +137,7 @@ def robust_fit(
     border = border_of(problem, whole, config)
     terms = Terms(whole, border).like(best.terms)
     instrument = instrument_of(problem, whole, best.instrument)
-    del best, part, small, plain, topology  # the whole survey needs the room
+    del best, part, small, plain, topology, room  # the whole survey needs the room
     give_back()
     step = (lambda n, change: progress("all measurements", n, change)) if progress else None
     final = fit(
@@ -163,19 +166,46 @@ def _with_latent(
     )  # fmt: skip
 
 
-def _entries(problem: Problem, plain: Design, config: Config) -> int:
-    """Node pairs that the factor of the survey with surfaces would hold, hubs included."""
-    hubs = border_of(problem, plain.with_terms(1, None), config).hubs
-    return Topology(plain, hubs).symbolic.supernodes.n_entries
+class _Room:
+    """Which terms the factor of a survey has room for."""
+
+    def __init__(self, problem: Problem, plain: Design, config: Config) -> None:
+        self._problem, self._plain, self._config = problem, plain, config
+
+    def _entries(self, degree: int, block: int) -> int:
+        hubs = Border.of(
+            self._problem, surfaces=degree > 0, levels=self._config.extinction != "off", block=block
+        ).hubs  # fmt: skip
+        return Topology(self._plain, hubs).symbolic.supernodes.n_entries
+
+    @cached_property
+    def _most(self) -> int:
+        return self._entries(1, 1)  # with most hubs
+
+    def wanted(self, degree: int, background: bool) -> float | None:
+        """GB that terms would need, where they are too many; None where they are not, or are asked for."""
+        config = self._config
+        block = BLOCK_SIZES[degree] + background
+        free = config.surface == "auto" and degree > 0 or config.background == "auto" and background
+        if not free or 8e-9 * self._most * block**2 < config.factor_gb:
+            return None
+        gigabytes = 8e-9 * self._entries(degree, block) * block**2
+        return gigabytes if gigabytes > config.factor_gb else None
 
 
 def _tried(
     part: Problem, plain: Design, topology: Topology, degrees: list[int], responses: list[bool], config: Config,
-    progress: Callable[[str, int, float], None] | None,
+    room: _Room, progress: Callable[[str, int, float], None] | None,
 ) -> tuple[RobustFit, list[Trial]]:  # fmt: skip
     """The best of all trials on one problem, and what was tried; ``plain`` is its design without terms."""
     start = absolute_start(plain, part.m, part.err, topology)
     trials: list[Trial] = []
+
+    def fits(degree: int, background: bool) -> bool:
+        wanted = room.wanted(degree, background)
+        if wanted is not None:
+            trials.append(Trial(degree, "", None, kinds, background, wanted))
+        return wanted is None
 
     def attempt(
         degree: int, response: str, best: RobustFit | None, kinds: int, seeing: Array | None = None,
@@ -202,13 +232,16 @@ def _tried(
             break
         best, kinds = found, n
     for degree in degrees[1:]:
+        if not fits(degree, False):
+            break
         found = attempt(degree, "", best, kinds)
         if found.evidence < best.evidence:
             break
         if found.evidence > best.evidence + GAIN:  # a plane that hardly gains may be part of a quadratic that does
             best = found
     g = None if config.background == "off" else faintness(part, start)
-    if g is not None and (config.background == "on" or shows(best, g)):
+    shown = g is not None and (config.background == "on" or shows(best, g))
+    if shown and fits(best.design.degree, True):
         found = attempt(best.design.degree, "", best, kinds, faint=g)
         if config.background == "on" or found.evidence > best.evidence + GAIN:
             best = found

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from calib.config import Config
+from calib.config import Config, ConfigError
 from calib.solve import select
 from calib.solve.methods import REFIT_PASSES, refit
 from calib.solve.robust import fit
@@ -21,6 +21,24 @@ def test_planes_are_chosen_where_there_are_some(survey, problem_of, seed):
     assert [t.degree for t in trials] == [0, 1]
     assert trials[0].name == "no surface"
     assert trials[1].name == "plane"
+
+
+def test_what_has_no_room_is_not_tried_and_that_is_told(survey, problem_of):
+    given = {"seed": 0, "n_exposures": 15, "n_stars": 200, "err": (0.004, 0.02), "plane": 0.02}
+    problem = problem_of(survey(**given)[0])
+    entries = robust_fit(problem, Config(surface="off"))[0].equations.topology.symbolic.supernodes.n_entries
+    least = 8e-9 * entries  # GB of one coefficient, about 9 and 36 times as much of planes and quadratics
+
+    def tried(factor_gb, **more):
+        found, trials = robust_fit(problem, Config(factor_gb=factor_gb, **more))
+        return found.design.degree, [(t.degree, t.gigabytes is None) for t in trials if not t.background]
+
+    assert tried(5 * least) == (0, [(0, True), (1, False)])
+    assert tried(20 * least)[0] == 1
+    assert tried(20 * least)[1] == [(0, True), (1, True), (2, False)]
+    assert tried(5 * least, surface="plane") == (1, [(1, True)])  # asked for
+    with pytest.raises(ConfigError, match="factor_gb is 0"):
+        Config(factor_gb=0)
 
 
 def test_planes_are_recovered(survey, problem_of):
