@@ -126,12 +126,13 @@ class NightLevels:
         """All that the prior couples: each two of a jitter, node by node; then levels and slopes with their band's."""
         places: list[Place] = [(self.node, 0), *self._of_jitter]
         nights = np.arange(self.n_groups)
-        found = [(places[i], places[j], i + j == 1) for i, j in combinations(range(len(places)), 2)]
-        found.append((self.band_hub(0, self.band), self.level(nights), True))
-        found.append((self.band_hub(1, self.band), self.slope(nights), False))
+        found = list(combinations(places, 2))
+        found.append((self.band_hub(0, self.band), self.level(nights)))
+        found.append((self.band_hub(1, self.band), self.slope(nights)))
         one, other = (np.concatenate([p[k][0] for p in found]).astype(np.int32) for k in (0, 1))
         of_one, of_other = (np.concatenate([np.full(p[k][0].size, p[k][1]) for p in found]) for k in (0, 1))
-        ties = np.concatenate([np.full(p[0][0].size, p[2]) for p in found])
+        tie = np.isin(np.arange(len(found)), (0, len(found) - 2))  # a node and its night's level, that and its band's
+        ties = np.repeat(tie, [p[0][0].size for p in found])
         turned = one > other
         return Pairs(
             np.where(turned, other, one), np.where(turned, one, other), np.where(turned, of_other, of_one),
