@@ -253,7 +253,7 @@ def _needed(calibrator: Calibrator) -> tuple[str, ...]:
     """Columns without which terms cannot be applied."""
     field, instrument = calibrator.field, calibrator.instrument
     own = () if instrument is None else instrument.needs
-    if field is None or not calibrator.surface.any():
+    if field is None or not calibrator.needs_places:
         return own
     if field.kind == "sky":
         return ("ra", "dec", *own)

@@ -13,7 +13,7 @@ from scipy.special import erf
 from calib.covariance import ZeropointCovariance
 from calib.model.anchors import Anchors
 from calib.model.calibrator import BACKGROUND, LATENT_SEEING, SURFACE_COLUMNS, Calibrator
-from calib.model.camera import KINDS
+from calib.model.camera import FLAT
 from calib.model.flags import join_flags
 from calib.model.problem import Problem
 from calib.model.statistics import ROWS, of_nodes, star_sums, stars_per_node
@@ -281,12 +281,13 @@ def _model(problem: Problem, solved: Solved) -> dict[str, Any]:
         assert problem.rows.detectors is not None
         detectors = problem.rows.detectors.cast(pl.String).to_list()
     terms = fit.terms
+    flat = fit.instrument is not None and FLAT in fit.instrument.columns.camera.kinds
     kinds = {"surface": terms.surfaces, "night_illumination": terms.night, "survey_illumination": terms.band}
     learned: dict[str, Any] = {
         f"{kind}_degree_{g}_mag": p.scale**0.5 for kind, priors in kinds.items() for g, p in priors.items()
     }
     if fit.instrument is not None:
-        for kind, prior in zip(KINDS, fit.instrument.priors, strict=False):
+        for kind, prior in zip(fit.instrument.columns.camera.kinds, fit.instrument.priors, strict=False):
             learned[f"{kind}_mag"] = prior.scale**0.5
     if terms.background is not None:
         learned["background_mag"] = terms.background.scale**0.5
@@ -296,7 +297,7 @@ def _model(problem: Problem, solved: Solved) -> dict[str, Any]:
         learned |= {f"night_{name}_mag": prior.scale**0.5 for name, prior in terms.levels.groups.items()}
     bands = problem.bands[: len(problem.bands) - problem.n_catalogue]  # the catalogues' noise is told by component
     return {
-        "field": None if problem.field is None or fit.design.degree == 0 else problem.field.to_json(),
+        "field": problem.field.to_json() if problem.field is not None and (fit.design.degree or flat) else None,
         "detectors": detectors,
         "seeing_scale": None if fit.design.star_block == 1 or problem.seeing_scale is None else [*problem.seeing_scale],
         "floor_mag": {b: float(np.sqrt(f)) for b, f in zip(bands, noise.floor, strict=False)},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from calib.model.camera import KINDS
 from calib.model.problem import Problem
 from calib.solve.methods import Solved
 
@@ -61,12 +60,12 @@ def _of_instrument(problem: Problem, solved: Solved) -> list[Row]:
     instrument = solved.fit.instrument
     if instrument is None:
         return []
-    names, error, seen = instrument.columns.camera.names, instrument.error, instrument.measured
+    camera, error, seen = instrument.columns.camera, instrument.error, instrument.measured
     bands = problem.bands[: len(problem.bands) - problem.n_catalogue]
     return [
         (kind, band, name, None, float(instrument.value[b, f, d]), float(error[b, f, d]))
-        for f, kind in enumerate(KINDS[: instrument.columns.n_kinds])
+        for f, kind in enumerate(camera.kinds[: instrument.columns.n_kinds])
         for b, band in enumerate(bands)
-        for d, name in enumerate(names)
+        for d, name in enumerate(camera.names)
         if seen[b, d]
     ]

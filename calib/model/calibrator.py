@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from calib.model.camera import ColorScale, DetectorTerms
+from calib.model.camera import ColorScale, DetectorTerms, Flat
 from calib.model.field import Field, Places
 from calib.model.problem import standardised
 from calib.tables.units import AB_NJY, MAG_PER_RELATIVE_FLUX
@@ -50,6 +50,8 @@ class Calibrator:
         Names of the detectors whose bounds the field holds, in its order.
     instrument
         Terms of detectors; None without any.
+    flat
+        The star flat of one detector; None without one.
     """
 
     zeropoint: Array
@@ -64,6 +66,7 @@ class Calibrator:
     field: Field | None
     detectors: list[str]
     instrument: DetectorTerms | None
+    flat: Flat | None = None
 
     @classmethod
     def of(cls, zeropoints: pl.DataFrame, model: dict[str, Any], terms: pl.DataFrame) -> Calibrator:
@@ -90,7 +93,7 @@ class Calibrator:
             np.stack([np.nan_to_num(column(c, 0.0)) for c in SURFACE_COLUMNS], 1),
             np.nan_to_num(column(BACKGROUND, 0.0)), seeing,
             column("ra", np.nan) if sky else None, column("dec", np.nan) if sky else None, field, model["detectors"],
-            instrument,
+            instrument, Flat.of(terms, zeropoints["band"]),
         )  # fmt: skip
 
     def __call__(self, frame: pl.DataFrame, node: NDArray[np.integer], response: Array) -> tuple[Array, Array]:
@@ -109,11 +112,18 @@ class Calibrator:
             (n,), the row's star's response to seeing, mag; 0 where unknown.
         """
         at = np.where(node >= 0, node, 0)
-        xy = self._places(frame, at) if self.field is not None and self.surface.any() else None
+        xy = self._places(frame, at) if self.field is not None and self.needs_places else None
         mag = frame["mag"].to_numpy()
+        if self.flat is not None and xy is not None:
+            mag = mag + self.flat(xy, at)
         if self.instrument is not None:
             mag = mag + self.instrument(frame, at)
         return self.at_places(mag, frame["mag_err"].to_numpy(), node, xy, response)
+
+    @property
+    def needs_places(self) -> bool:
+        """Whether a measurement's place in the field matters."""
+        return bool(self.surface.any()) or self.flat is not None
 
     def at_places(
         self, mag: Array, mag_err: NDArray[np.floating], node: NDArray[np.integer], xy: Places | None, response: Array

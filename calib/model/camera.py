@@ -1,4 +1,7 @@
-"""On which detector every measurement was made, and in what colour of star: what terms of the instrument need."""
+"""On which detector every measurement was made, and in what colour of star: what terms of the instrument need.
+
+A camera of one detector has the cells of a grid over its field in place of detectors: its offsets are a star flat.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,12 @@ from calib.model.rows import ROWS, Rows
 
 KINDS = ("detector_offset", "detector_color")
 """Terms of the instrument by the name that terms.ecsv gives them: mag, and mag per mag of colour."""
+FLAT = "flat"
+"""Offset of a cell of the field by the name that terms.ecsv gives it, mag."""
+CELLS = 8
+"""Cells of the field along each side."""
+STIRRED = 0.2
+"""Share of measurements that must lie in another cell than their star's first, for cells to be told apart."""
 FAR_COLOR = 4.0
 """Colours count as no further from the median than this many times half the range of the middle two thirds."""
 
@@ -96,6 +105,41 @@ class DetectorTerms:
         return np.asarray(out)
 
 
+def cells(xy: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Cell (n,) of places in the field (n, 2), which are in half fields."""
+    at = np.clip((xy + np.float32(1.0)) * np.float32(0.5 * CELLS), 0, CELLS - 1).astype(np.uint8)
+    return np.asarray(at[:, 0] * np.uint8(CELLS) + at[:, 1])
+
+
+CELL_NAMES = [f"{i},{j}" for i in range(CELLS) for j in range(CELLS)]
+"""Column and row of every cell, from the side of small x and y."""
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A solved star flat, ready to be added to magnitudes: value (E, cells), of the band of each node, mag."""
+
+    value: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, terms: pl.DataFrame, bands: pl.Series) -> Flat | None:
+        """From a table of terms and the band of each node; None where it has none."""
+        terms = terms.filter(pl.col("name") == FLAT) if "name" in terms.columns else terms.clear()
+        if not terms.height:
+            return None
+        names = bands.cast(pl.String).unique().sort().to_list()
+        table = np.zeros((len(names), len(CELL_NAMES)))
+        for band, cell, value in terms.select("band", "detector", "value").iter_rows():
+            if band in names:
+                table[names.index(band), CELL_NAMES.index(cell)] = value
+        place = bands.cast(pl.String).replace_strict(names, list(range(len(names))), return_dtype=pl.Int64).to_numpy()
+        return cls(table[place])
+
+    def __call__(self, xy: NDArray[np.float32], node: NDArray[np.integer]) -> NDArray[np.float64]:
+        """What is added to the magnitudes of rows of these nodes at these places, (n,), mag."""
+        return np.asarray(self.value[node, cells(xy)])
+
+
 @dataclass(frozen=True)
 class Camera:
     """Of every measurement of the solve, sorted by star.
@@ -103,7 +147,7 @@ class Camera:
     Attributes
     ----------
     names
-        Of the detectors, two or more.
+        Of the detectors, two or more, or of the cells of the field of one.
     detector
         Small integers (n,), place among the names; their number for a row that no detector made.
     color
@@ -116,6 +160,20 @@ class Camera:
     detector: NDArray[np.unsignedinteger]
     color: NDArray[np.float32] | None = None
     scale: ColorScale | None = None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of its terms."""
+        return (FLAT,) if self.names is CELL_NAMES else KINDS
+
+    @classmethod
+    def of_field(cls, xy: NDArray[np.float32], star_ptr: NDArray[np.int64]) -> Camera | None:
+        """Cells of one detector's field; None where stars stay in theirs, so that nothing tells them apart."""
+        at = cells(xy)
+        seen = np.diff(star_ptr)
+        first = at[np.minimum(star_ptr[:-1], max(at.size - 1, 0))]
+        stirred = at.size and np.mean(at != np.repeat(first, seen)) > STIRRED
+        return cls(CELL_NAMES, at) if stirred else None
 
     @classmethod
     def of(cls, frame: pl.DataFrame, take: NDArray[np.integer], rows: Rows) -> Camera | None:

@@ -12,6 +12,7 @@ from calib.config import FLAT_GRADIENT, Config
 from calib.model.camera import Camera
 from calib.model.field import Field, Places
 from calib.model.focalplane import layout
+from calib.model.noise import LARGE
 from calib.model.rows import Rows, detector_codes
 from calib.tables.measurements import Measurements
 from calib.tables.reasons import mark
@@ -61,8 +62,8 @@ class Problem:
     survey_nodes
         (E,), number of each node in the survey that this is a part of; None where it is the survey.
     camera
-        Detectors and colours of the measurements; None where no terms of theirs are asked for, with one detector, or
-        where each has its zero-point.
+        Detectors and colours of the measurements, or with one detector the cells of its field; None where no terms of
+        theirs are asked for, where each has its zero-point, or where the survey is too large for cells.
     flat_gradient
         As in `calib.config.Config`, mag.
     """
@@ -125,11 +126,15 @@ class Problem:
         response, seeing_scale = _response(nodes)
         airmass, mjd = (x if np.isfinite(x).any() else None for x in (_condition(nodes, n) for n in ("airmass", "mjd")))
         band = nodes["band"].to_physical().to_numpy().astype(np.int32)
+        camera = None
+        if "detector" not in nodes.columns and config.instrument != "off":
+            camera = Camera.of(frame, take, rows)
+            if camera is None and xy is not None and m.size < LARGE:
+                camera = Camera.of_field(xy, graph.star_ptr)
         return cls(
             graph, rows, m, err, stars, nodes, band, bands, night, xy, field, response, seeing_scale,
             airmass, mjd, _log_seeing(nodes),
-            camera=None if "detector" in nodes.columns or config.instrument == "off" else Camera.of(frame, take, rows),
-            flat_gradient=config.flat_gradient,
+            camera=camera, flat_gradient=config.flat_gradient,
         )  # fmt: skip
 
     @property

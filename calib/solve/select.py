@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from calib.config import Config
 from calib.memory import give_back
+from calib.model.camera import FLAT
 from calib.model.problem import Problem
 from calib.solve.background import faintness, shows
 from calib.solve.border import Border
 from calib.solve.design import BLOCK_SIZES, Design
 from calib.solve.instrument import Instrument
+from calib.solve.instrument import shows as shows_flat
 from calib.solve.latent import latent_seeing, refreshed
 from calib.solve.normal import Topology
 from calib.solve.robust import RobustFit, absolute_start, fit
@@ -46,6 +48,7 @@ class Trial:
     instrument: int = 0
     background: bool = False
     gigabytes: float | None = None
+    flat: bool = False
 
     def carried_by(self, fit: RobustFit) -> bool:
         """Whether these are the terms of a fit."""
@@ -61,6 +64,8 @@ class Trial:
         """As run.json and the report call it."""
         surface = ("no surface", "plane", "quadratic")[self.degree]
         instrument = ("", " + detectors' offsets", " + detectors' offsets and colours")[self.instrument]
+        if self.flat and self.instrument:
+            instrument = " + star flat"
         background = " + background" if self.background else ""
         return surface + instrument + background + (f" + {self.response}" if self.response else "")
 
@@ -204,7 +209,7 @@ def _tried(
     def fits(degree: int, background: bool) -> bool:
         wanted = room.wanted(degree, background)
         if wanted is not None:
-            trials.append(Trial(degree, "", None, kinds, background, wanted))
+            trials.append(Trial(degree, "", None, kinds, background, wanted, flat))
         return wanted is None
 
     def attempt(
@@ -212,7 +217,7 @@ def _tried(
         faint: NDArray[np.float32] | None = None,
     ) -> RobustFit:  # fmt: skip
         design = design_of(part, degree, seeing, faint)
-        name = Trial(degree, response, 0.0, kinds, faint is not None).name
+        name = Trial(degree, response, 0.0, kinds, faint is not None, flat=flat).name
         step = (lambda n, change: progress(name, n, change)) if progress else None
         border = border_of(part, design, config)
         found = fit(
@@ -221,12 +226,13 @@ def _tried(
             terms=None if best is None else Terms(design, border).like(best.terms), progress=step,
             instrument=instrument_of(part, design, None if best is None else best.instrument, kinds),
         )  # fmt: skip
-        trials.append(Trial(degree, response, found.evidence, kinds, faint is not None))
+        trials.append(Trial(degree, response, found.evidence, kinds, faint is not None, flat=flat))
         return found
 
+    flat = part.camera is not None and FLAT in part.camera.kinds
     kinds, *more = kinds_of_instrument(part, config)
     best = attempt(degrees[0], "", None, kinds)
-    for n in more:  # first, since what all exposures share would pass for the surface of each
+    for n in () if flat else more:  # first, since what all exposures share would pass for the surface of each
         found = attempt(degrees[0], "", best, n)
         if found.evidence < best.evidence + GAIN:
             break
@@ -239,6 +245,12 @@ def _tried(
             break
         if found.evidence > best.evidence + GAIN:  # a plane that hardly gains may be part of a quadratic that does
             best = found
+    for n in more if flat else ():  # last, for what surfaces leave
+        assert part.camera is not None
+        if shows_flat(best, part.camera, part.band):
+            found = attempt(best.design.degree, "", best, n)
+            if found.evidence > best.evidence + GAIN:
+                best, kinds = found, n
     g = None if config.background == "off" else faintness(part, start)
     shown = g is not None and (config.background == "on" or shows(best, g))
     if shown and fits(best.design.degree, True):

@@ -22,6 +22,11 @@ GRADIENT_OF_CURVED = 0.7
 """Gradient of a flat field, which overlaps hardly tell, over its curvature, which they tell: a judgement. Flats that
 curve are seldom level."""
 
+BAND_STRENGTH = {1: 300.0, 2: 2.0}
+"""Belief in the sizes of a flat field's gradient and of its curvature, in coefficients' worth. What data say of the
+gradient goes through small print (how the field is projected, how the flat curves further out), where a model that is
+a little wrong speaks loudest: it may not talk the gradient to a size that its curvature does not suggest."""
+
 
 @dataclass
 class Squares:
@@ -53,7 +58,8 @@ class Terms:
         self.night = {g: GroupPrior(p.size, 1e-6, 10.0, strength=2.0, usual=2.5e-7) for g, p in self.surfaces.items()}
         usual = {1: border.flat_gradient**2, 2: 1e-6}
         self.band = {
-            g: GroupPrior(p.size, usual[g], 30.0, strength=2.0, usual=usual[g]) for g, p in self.surfaces.items()
+            g: GroupPrior(p.size, usual[g], 30.0, strength=BAND_STRENGTH[g], usual=usual[g])
+            for g, p in self.surfaces.items()
         }
         self.background = None if design.faintness is None else GroupPrior(1, start**2)
         self.response = BlendPrior(design.n_stars) if design.star_block == 2 else None
