@@ -31,6 +31,8 @@ Array = NDArray[np.float64]
 
 FIVE_SIGMA = 0.2
 """Error, mag, of a five-sigma detection: what limiting_mag is the magnitude of."""
+BENT = 2.0
+"""Times what is allowed for, beyond which a bend of the zero-points against the references is told."""
 GOOD_ENOUGH = 0.01
 """A zero-point's quality is the probability that it is right to this many mag."""
 
@@ -120,6 +122,11 @@ def outcome(
     values = _measurements(problem, measurements, unused, solved, calibrator, mag, per)
     zeropoints = zeropoints.with_columns(_limiting_mag(problem, measurements, zeropoints, problem.n_exposures))
     components, warnings = _components(problem, top, anchors, star_component, reference is not None)
+    if shared.bend > BENT:
+        warnings.append(
+            f"zero-points bend away from the reference stars by {shared.bend:.1f} times what flat_gradient allows: errors"
+            " are larger for it; where stars lie in the field (x, y or ra, dec) would let surfaces be solved for"
+        )
     return Outcome(
         zeropoints.select([c for c in _ORDER if c in zeropoints.columns]), stars, terms, values,
         components, model, warnings, covariance,

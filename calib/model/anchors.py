@@ -24,6 +24,8 @@ WRONG_STRENGTH = 4.0
 WRONG_REACH = 1.0
 """Wrong ones lie anywhere within this many mag, or the range of all."""
 MOST_STEPS = 300
+MANY_REFERENCES = 10
+"""Reference stars from which they show how zero-points bend."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Anchors:
         (S,), each star's share in its component's offset; they sum to one in an anchored component.
     scatter
         (components,), excess scatter of the references, mag.
-    tension
-        (S,), (M_ref - M - offset) over its error; NaN for stars that are no reference.
+    gap, tension
+        (S,), M_ref - M - offset, mag, and that over its error; NaN for stars that are no reference.
     """
 
     offset: Array
@@ -51,6 +53,7 @@ class Anchors:
     variance: Array
     weight: Array
     scatter: Array
+    gap: Array
     tension: Array
 
 
@@ -74,7 +77,7 @@ def anchor(
     S = mag.size
     result = Anchors(
         np.zeros(n_components), np.zeros(n_components, bool), np.zeros(n_components), np.zeros(S),
-        np.zeros(n_components), np.full(S, np.nan),
+        np.zeros(n_components), np.full(S, np.nan), np.full(S, np.nan),
     )  # fmt: skip
     if reference is None or not reference.height:
         return result
@@ -90,6 +93,7 @@ def anchor(
         # own errors, enlarged where references scatter by more than they say; theirs and the stars' noise are both in
         information = (DOF + 1.0) / (DOF + 3.0) if at.size > 2 else 1.0
         result.variance[c] = float((omega**2 * (variance + scatter2)).sum()) / information
+        result.gap[at] = gap - offset
         result.tension[at] = (gap - offset) / np.sqrt(variance + scatter2)
     return result
 
@@ -142,6 +146,45 @@ def robust_mean(values: Array, variance: Array) -> tuple[float, float, Array]:
         if abs(mean - before[0]) < 1e-9 and abs(excess - before[1]) < 1e-6 * (usual + excess):
             break
     return mean, excess, omega / omega.sum()
+
+
+def shown_along(gap: Array, tension: Array, component: NDArray[np.integer], patterns: Array) -> Array:
+    """How far references lie along each pattern of magnitudes, (patterns,), in its own size; 0 where they do not say.
+
+    Each alone, by Student-t weights about the mean of its component, what noise would show taken off in quadrature.
+
+    Parameters
+    ----------
+    gap, tension
+        (R,), of reference stars, as in `Anchors`.
+    component
+        int (R,).
+    patterns
+        (R, patterns), mag.
+    """
+    out = np.zeros(patterns.shape[1])
+    _, label = np.unique(component, return_inverse=True)
+    known = tension != 0.0
+    if label.size < MANY_REFERENCES:
+        return out
+    variance = np.where(known, (gap / np.where(known, tension, 1.0)) ** 2, np.inf)
+    for k, pattern in enumerate(patterns.T):
+        far, omega = 0.0, 1.0 / variance
+        for _ in range(20):
+            total = np.maximum(np.bincount(label, omega), 1e-300)
+            about = pattern - (np.bincount(label, omega * pattern) / total)[label]
+            square = float((omega * about**2).sum())
+            if square <= 0.0:
+                break
+            level = (np.bincount(label, omega * (gap - far * pattern)) / total)[label]
+            far = float((omega * about * (gap - level)).sum()) / square
+            left = gap - far * pattern
+            left -= (np.bincount(label, omega * left) / total)[label]
+            scale2 = variance * max((1.4826 * np.median(np.abs(left) / np.sqrt(variance))) ** 2, 1e-12)
+            omega = (DOF + 1.0) / (DOF + left**2 / scale2) / scale2
+        if square > 0.0:
+            out[k] = np.sqrt(max(far**2 - 1.0 / square, 0.0))
+    return out
 
 
 def _student(x: Array) -> Array:

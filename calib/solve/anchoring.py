@@ -54,8 +54,9 @@ def anchored_by_catalogue(problem: Problem, solved: Solved) -> tuple[Anchors, Ar
     scatter = np.zeros(top.n_components)
     scatter[component] = np.sqrt(noise)
     base = fit.noise.base(problem.graph.exposure[rows], problem.err[rows]).astype(float)
-    tension = np.full(fit.design.n_stars, np.nan)
-    tension[problem.graph.star()[rows]] = fit.estimate.residual[rows] / np.sqrt(base)
+    gap, tension = np.full((2, fit.design.n_stars), np.nan)
+    star = problem.graph.star()[rows]
+    gap[star], tension[star] = fit.estimate.residual[rows], fit.estimate.residual[rows] / np.sqrt(base)
     nothing = np.zeros(top.n_components)
-    anchors = Anchors(offset, anchored, nothing, np.zeros(fit.design.n_stars), scatter, tension)
+    anchors = Anchors(offset, anchored, nothing, np.zeros(fit.design.n_stars), scatter, gap, tension)
     return anchors, functional

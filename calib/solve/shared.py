@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calib.model.anchors import Anchors
+from calib.model.anchors import Anchors, shown_along
 from calib.model.noise import LARGE
 from calib.model.problem import Problem
 from calib.solve.methods import Solved
@@ -31,10 +31,13 @@ class SharedErrors:
         (E, patterns), in the gauge of the solution.
     star_variance
         (S,), mag^2, of all patterns together.
+    bend
+        How many times as far as is allowed for do reference stars lie along an unseen gradient; 0 without any.
     """
 
     zeropoints: Array
     star_variance: Array
+    bend: float = 0.0
 
 
 def shared_errors(problem: Problem, solved: Solved, component: NDArray[np.int32], anchors: Anchors) -> SharedErrors:
@@ -49,22 +52,30 @@ def shared_errors(problem: Problem, solved: Solved, component: NDArray[np.int32]
     """
     moved_by = _Gauge(problem, solved, component, anchors)
     zeropoints, star_variance = [np.zeros((problem.graph.n_exposures, 0))], np.zeros(problem.graph.n_stars)
-    for m in _patterns(problem, solved):
+    told, bend = np.flatnonzero(np.isfinite(anchors.gap) & (component >= 0)), 0.0
+    for m, unseen in _patterns(problem, solved):
         z, mag = moved_by(m)
-        zeropoints.append(z[:, None])
-        star_variance += mag**2
+        size = 1.0
+        if unseen and told.size:
+            # what is a guess without references is as large as they show it
+            shown = shown_along(anchors.gap[told], anchors.tension[told], component[told], mag[told, None])[0]
+            size, bend = max(1.0, float(shown)), max(bend, float(shown))
+        zeropoints.append(size * z[:, None])
+        star_variance += (size * mag) ** 2
     if len(zeropoints) > 1 and solved.fit.design.n_measurements >= LARGE:
         solved.equations.release()
-    return SharedErrors(np.concatenate(zeropoints, axis=1), star_variance)
+    return SharedErrors(np.concatenate(zeropoints, axis=1), star_variance, bend)
 
 
-def _patterns(problem: Problem, solved: Solved) -> Iterator[Array]:
+def _patterns(problem: Problem, solved: Solved) -> Iterator[tuple[Array, bool]]:
+    """Magnitudes (n,), and whether their size is a guess."""
     fit = solved.fit
     if fit.design.degree == 0:
-        yield from gradient_patterns(problem)
+        for m in gradient_patterns(problem):
+            yield m, True
     if fit.instrument is not None:
         for value in fit.instrument.directions():
-            yield fit.instrument.columns.times(value)
+            yield fit.instrument.columns.times(value), False
 
 
 class _Gauge:

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from calib.model.anchors import DOF, _student, anchor, match, robust_mean
+from calib.model.anchors import DOF, _student, anchor, match, robust_mean, shown_along
 
 
 def test_equal_and_right_references_give_their_mean():
@@ -120,3 +120,19 @@ def test_the_density_is_that_of_student():
 
     x = np.linspace(-30, 30, 61)
     np.testing.assert_allclose(_student(x), t.pdf(x, DOF), rtol=1e-12)
+
+
+def test_references_lie_along_a_pattern_as_far_as_they_do():
+    rng = np.random.default_rng(5)
+    n = 400
+    component = np.repeat([2, 7], n // 2)
+    patterns = rng.normal(0, 0.01, (n, 2)) + 0.03 * component[:, None]  # levels of components are their own
+    err = rng.uniform(0.003, 0.01, n)
+    noise = 1.3 * err * rng.normal(size=n)
+    gap = noise + 4.0 * patterns[:, 0] - np.where(component == 2, 0.1, 0.3)
+    gap[rng.random(n) < 0.1] += 0.3
+    found = shown_along(gap, gap / err, component, patterns[:, :1])
+    assert found == pytest.approx([4.0], abs=0.2)
+    assert shown_along(noise, noise / err, component, patterns).max() < 0.15
+    few = slice(0, 5)
+    assert not shown_along(gap[few], gap[few] / err[few], component[few], patterns[few]).any()

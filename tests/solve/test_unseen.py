@@ -73,6 +73,27 @@ def test_errors_grow_from_the_reference_stars():
     assert np.nanmax(np.abs(mag)) < 6.0
 
 
+@pytest.mark.parametrize("size", [0.0, 6.0])
+def test_references_show_how_large_the_gradient_is(size):
+    frame, magnitude, zeropoint = strip(np.array([size * GRADIENT, 0.0]))
+    rng = np.random.default_rng(3)
+    seen = np.unique(frame["star_id"].to_numpy())
+    told = np.sort(rng.choice(seen, 150, replace=False))
+    mag = magnitude[told] + rng.normal(0, 5e-3, told.size)
+    mag[:8] += 0.4  # wrong ones
+    reference = pl.DataFrame({"star_id": told, "mag": mag, "mag_err": 5e-3})
+    solution = calibrate(frame, reference=reference, config=WLS)
+    err = solution.frames["zeropoints"].sort("exposure_id")["zeropoint_err"].to_numpy()
+    allowed = 39 * SPACING * GRADIENT
+    assert err[0] == pytest.approx(max(size, 1.0) * allowed, rel=0.25)
+    bent = any("bend away from the reference stars" in w for w in solution.diagnostics["warnings"])
+    assert bent == (size > 2.0)
+    if size:
+        pull, of_stars = errors(solution, magnitude, zeropoint)
+        assert np.sqrt(np.mean(pull**2)) == pytest.approx(1.0, abs=0.25)
+        assert np.sqrt(np.nanmean(of_stars**2)) == pytest.approx(1.0, abs=0.3)
+
+
 def test_surfaces_have_their_own_prior():
     frame, *_ = strip(np.zeros(2))
     frame = frame.with_columns(
