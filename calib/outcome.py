@@ -124,8 +124,8 @@ def outcome(
     components, warnings = _components(problem, top, anchors, star_component, reference is not None)
     if shared.bend > BENT:
         warnings.append(
-            f"zero-points bend away from the reference stars by {shared.bend:.1f} times what flat_gradient allows: errors"
-            " are larger for it; where stars lie in the field (x, y or ra, dec) would let surfaces be solved for"
+            f"zero-points bend away from the reference stars by {shared.bend:.1f} times what flat_gradient allows:"
+            " errors are larger for it; where stars lie in the field (x, y or ra, dec) would let surfaces be solved for"
         )
     return Outcome(
         zeropoints.select([c for c in _ORDER if c in zeropoints.columns]), stars, terms, values,
