@@ -9,6 +9,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from calib.solve.factor import Factor
+from calib.solve.few_stars import StarFactor
 from calib.solve.kernels import basis
 
 Array = NDArray[np.float64]
@@ -30,7 +31,7 @@ def _star_functional(star_ptr, node, w, inv, phi, P, h, omega, out):  # type: ig
 
 
 def along_gauge(
-    factor: Factor, functional: Array, component: NDArray[np.int32], group: NDArray[np.int32]
+    factor: Factor | StarFactor, functional: Array, component: NDArray[np.int32], group: NDArray[np.int32]
 ) -> tuple[Array, Array]:
     """Covariance of every node's unknowns with its own component's functional, and the functionals' variances.
 

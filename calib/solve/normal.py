@@ -15,6 +15,7 @@ from calib.solve import kernels
 from calib.solve.assembly import assemble
 from calib.solve.design import Design
 from calib.solve.factor import Factor, Symbolic
+from calib.solve.few_stars import StarFactor, worth_it
 from calib.solve.gauge import along_gauge
 from calib.solve.predictions import LARGE, prediction_variance
 
@@ -274,11 +275,20 @@ class NormalEquations:
         return out
 
     @cached_property
-    def factor(self) -> Factor:
-        """Cholesky factor of L with one node held in each group of components.
+    def few_stars(self) -> bool:
+        """Whether the system is solved through its stars."""
+        design = self.design
+        sizes = (design.n_nodes, self.topology.hubs.n, design.n_stars, design.block, design.star_block)
+        return design.n_measurements < LARGE and worth_it(*sizes)
+
+    @cached_property
+    def factor(self) -> Factor | StarFactor:
+        """Factor of L with one node held in each group of components.
 
         A large survey forgets its walk on the way.
         """
+        if self.few_stars:
+            return StarFactor(self)
         diagonal, off = self.__dict__["blocks"] if "blocks" in self.__dict__ else self._assembled()
         diagonal = diagonal.copy()
         symbolic = self.topology.symbolic
@@ -360,25 +370,34 @@ class NormalEquations:
         n = design.n_nodes
         if functional is None:
             functional = self.mean_functional
-        along, variance_gauge = along_gauge(self.factor, functional, top.component, top.coupled)
-        if design.n_measurements >= LARGE:
-            selected = self.factor.last_selected_inverse()
-            self.release()
+        factor = self.factor
+        along, variance_gauge = along_gauge(factor, functional, top.component, top.coupled)
+        if isinstance(factor, StarFactor):
+            grounded = factor.own_blocks()
+            coupling = factor.pairs(top.hubs.row, top.hubs.column)
+            prediction, star, star_gauge = factor.predictions(along)
         else:
-            selected = self.factor.selected_inverse()
-        node = selected.diagonal.copy()
+            if design.n_measurements >= LARGE:
+                del factor
+                selected = self.factor.last_selected_inverse()
+                self.release()
+            else:
+                selected = factor.selected_inverse()
+            grounded, coupling = selected.diagonal, selected.blocks[top.pair_at]
+            prediction, star, star_gauge = prediction_variance(
+                design.walk, design.graph.exposure, self.w, self.star_inverse, top.indptr, top.indices, self._place,
+                selected.diagonal, selected.blocks, along, design.dense,
+            )  # fmt: skip
+            del selected
+        node = grounded.copy()
         node[:n, :, 0] -= along[:n]
         node[:n, 0, :] -= along[:n]
         node[:n, 0, 0] += variance_gauge[top.component]
-        prediction, star, star_gauge = prediction_variance(
-            design.walk, design.graph.exposure, self.w, self.star_inverse, top.indptr, top.indices, self._place,
-            selected.diagonal, selected.blocks, along, design.dense,
-        )  # fmt: skip
         first = design.graph.exposure[np.minimum(design.graph.star_ptr[:-1], max(design.n_measurements - 1, 0))]
         star[:, 0] += variance_gauge[top.component[first]] - 2.0 * star_gauge[:, 0]
         if design.star_block == 2:
             star[:, 1] -= star_gauge[:, 1]
-        return Spread(node, star, prediction, selected.diagonal, selected.blocks[top.pair_at])
+        return Spread(node, star, prediction, grounded, coupling)
 
     @property
     def log_det(self) -> float:
