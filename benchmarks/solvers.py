@@ -3,7 +3,7 @@
     python benchmarks/solvers.py              10 million measurements, 20 thousand exposures, some 10 visits a star
     python benchmarks/solvers.py --quick      a fiftieth of that
     python benchmarks/solvers.py --errors     100 thousand exposures with the exact error of every one
-    python benchmarks/solvers.py --stare      one field in 1000 exposures, its pairs one by one and as products
+    python benchmarks/solvers.py --stare      one field in 1000 exposures: pairs, products, and by its stars
     python benchmarks/solvers.py --gpu        the first by the factor and without a matrix, there on an NVIDIA GPU too
 
 Counted for us: all that one weighted solve needs once the pattern is known: star sums, assembly, right side, factor
@@ -264,7 +264,24 @@ def stare(n_exposures: int, n_stars: int, repeats: int) -> None:
             a, b = np.median(taken[1:], axis=0)
             print(f"  K = {K}, pairs {name:11s} assembly {a:7.3f}   predictions {b:7.3f}")
         print(f"    largest relative difference of a prediction's form {np.abs(answers[1] / answers[0] - 1).max():.1e}")
+        whole(design, w, prior, topology, repeats)
     dense.LEAST_NODES = least
+
+
+def whole(design: Design, w: np.ndarray, prior: Prior, topology: Topology, repeats: int) -> None:
+    """Factor and all variances of the last design, eliminating stars and eliminating nodes."""
+    answers = []
+    for name, few_stars in (("the nodes' matrix", False), ("the stars' matrix", True)):
+        taken = []
+        for _ in range(repeats):
+            equations = NormalEquations(design, np.zeros(w.size), w, prior, topology)
+            equations.__dict__["few_stars"] = few_stars
+            started = time.perf_counter()
+            spread = equations.spread()
+            taken.append(time.perf_counter() - started)
+        answers.append(spread.prediction)
+        print(f"  K = {design.block}, solution and all variances by {name} {np.median(taken):7.3f}")
+    print(f"    largest relative difference of a prediction's variance {np.abs(answers[1] / answers[0] - 1).max():.1e}")
 
 
 def main() -> None:
