@@ -165,7 +165,7 @@ _TERMS = (
     OutputColumn(
         "name", "string", "",
         "extinction (mag per airmass), extinction_drift (mag per airmass and hour), seeing (per ln), "
-        "detector_offset (mag), detector_color (per mag of colour).",
+        "detector_offset (mag), detector_color (per mag of colour), flat (mag, of a cell of the field).",
         "meta.id", True,
     ),  # fmt: skip
     OutputColumn("band", "string", "", "Band; empty where it is for all.", "meta.id;instr.bandpass", True),
