@@ -168,3 +168,17 @@ def test_a_flat_that_curves_is_not_thought_level():
         assert np.sqrt(terms.band[1].usual) == pytest.approx(expected)
         # two coefficients' worth of belief and two coefficients of 0.7 mmag that the data determine hardly
         assert np.sqrt(terms.band[1].scale) == pytest.approx(expected, rel=0.5)
+
+
+def test_a_flat_is_no_steeper_than_its_curvature_suggests():
+    design = design_of(2)
+    terms = Terms(design, border_of(design))
+    rng = np.random.default_rng(1)
+    nodes, nights = (Squares(rng.uniform(1e-8, 1e-6, n), np.full(n, 1e-8)) for n in (14, 2))
+    curved, steep = Squares(np.array([3 * 0.02**2]), np.array([1e-6])), Squares(np.array([2 * 0.5**2]), np.array([1e-4]))
+    terms.last = {f"{kind}{g}": x for g in (1, 2) for kind, x in (("surface", nodes), ("night", nights))}
+    terms.last |= {"band1": steep, "band2": curved}  # a gradient of half a magnitude with a curvature of 20 mmag
+    for _ in range(30):
+        terms.update(np.full(14, 100))
+    assert np.sqrt(terms.band[1].scale) == pytest.approx(0.7 * 0.02, rel=0.25)
+    assert np.sqrt(terms.band[2].scale) == pytest.approx(0.02, rel=0.3)
