@@ -43,7 +43,8 @@ class Config:
         ``auto``, ``on`` or ``off``: a flux that the background of an exposure leaves in every star's aperture.
     instrument
         ``auto``, ``off``, ``offset`` or ``color``: what each detector adds in a band, where the table names detectors
-        and an exposure has one zero-point: an offset, or that and a slope with the stars' colours.
+        and an exposure has one zero-point: an offset, or that and a slope with the stars' colours. With one detector an
+        offset of each cell of its field, a star flat.
     extinction
         ``auto`` or ``on``: zero-points of a night and band are tied by extinction linear in airmass, as tightly as the
         night's own scatter allows; ``off``: they are free.

@@ -175,7 +175,8 @@ def test_a_flat_is_no_steeper_than_its_curvature_suggests():
     terms = Terms(design, border_of(design))
     rng = np.random.default_rng(1)
     nodes, nights = (Squares(rng.uniform(1e-8, 1e-6, n), np.full(n, 1e-8)) for n in (14, 2))
-    curved, steep = Squares(np.array([3 * 0.02**2]), np.array([1e-6])), Squares(np.array([2 * 0.5**2]), np.array([1e-4]))
+    curved = Squares(np.array([3 * 0.02**2]), np.array([1e-6]))
+    steep = Squares(np.array([2 * 0.5**2]), np.array([1e-4]))
     terms.last = {f"{kind}{g}": x for g in (1, 2) for kind, x in (("surface", nodes), ("night", nights))}
     terms.last |= {"band1": steep, "band2": curved}  # a gradient of half a magnitude with a curvature of 20 mmag
     for _ in range(30):
