@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from calib.model.camera import FLAT
 from calib.model.flags import FLAGS
 from calib.report.material import Material
 from calib.report.text import Table, count, fixed, mmag, number
@@ -77,11 +78,12 @@ def variables(material: Material, most: int = 15) -> Table | None:
 
 
 def terms(material: Material) -> Table | None:
-    """Fitted terms other than those of extinction, night by night, which have a figure and a file."""
+    """Fitted terms other than those of extinction and of the star flat, which have figures and a file."""
     frame = material.terms
     if not {"name", "band", "value", "err"} <= set(frame.columns):
         return None
-    frame = frame.filter(~pl.col("name").cast(pl.String).str.starts_with("extinction")).head(40)
+    name = pl.col("name").cast(pl.String)
+    frame = frame.filter(~name.str.starts_with("extinction"), name != FLAT).head(40)
     if not frame.height:
         return None
     rows = [

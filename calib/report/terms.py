@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from calib.model.camera import CELL_NAMES, FLAT, cells
 from calib.report import marks, style
 from calib.report.material import Material
 from calib.report.style import Picture
@@ -15,7 +17,7 @@ GRID = 41
 
 
 def surface(material: Material) -> Picture | None:
-    """Mean over exposures of the surfaces across the field, a map for each band."""
+    """Mean over exposures of the surfaces across the field, with the star flat, a map for each band."""
     coefficients = np.stack([material.column(c) for c in SURFACES], 1)
     solved = np.isfinite(coefficients[:, :2]).all(1)
     coefficients = np.nan_to_num(coefficients)
@@ -30,7 +32,7 @@ def surface(material: Material) -> Picture | None:
     maps, spreads = [], []
     for band in bands:
         here = coefficients[material.of_band(band) & solved]
-        maps.append(1e3 * basis @ here.mean(0))
+        maps.append(1e3 * (basis @ here.mean(0) + _flat(material, band, x, y)))
         # mean over the field of b' C b, with b the basis and C the coefficients' covariance over exposures
         covariance = (here - here.mean(0)).T @ (here - here.mean(0)) / len(here)
         spreads.append(1e3 * float(np.sqrt(np.sum(covariance * np.einsum("ijk,ijl->kl", basis, basis)) / GRID**2)))
@@ -60,10 +62,24 @@ def surface(material: Material) -> Picture | None:
         "Mean surface across the field",
         style.to_svg(figure, "surface", "Map of the mean surface across the field of view, mmag."),
         "Map of the mean surface across the field.",
-        "The mean over exposures of the surface added to magnitudes across the field: what a better flat would take "
-        f"away. Around it single exposures vary by (rms, mmag): {said}." + marks.left_out(material, bands),
+        "The mean over exposures of what is added to magnitudes across the field, surfaces and star flat: what a "
+        f"better flat would take away. Around it single exposures vary by (rms, mmag): {said}."
+        + marks.left_out(material, bands),
         wide=len(bands) > 2,
     )
+
+
+def _flat(material: Material, band: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The star flat of a band at places of the field, mag; 0 where there is none."""
+    terms = material.terms
+    out = np.zeros(len(CELL_NAMES))
+    if {"name", "band", "detector", "value"} <= set(terms.columns):
+        rows = terms.filter(pl.col("name") == FLAT, pl.col("band") == band)
+        for cell, value in rows.select("detector", pl.col("value").cast(pl.Float64)).iter_rows():
+            if cell in CELL_NAMES and value is not None:
+                out[CELL_NAMES.index(cell)] = value
+    at = cells(np.stack([x.ravel(), y.ravel()], 1).astype(np.float32))
+    return out[at].reshape(x.shape)
 
 
 def extinction(material: Material) -> Picture | None:

@@ -190,3 +190,19 @@ def test_many_exposures_stay_small(make):
     text = read(folder)
     assert len(text) < 3_000_000
     assert text.count("<figure") >= PICTURES - 1
+
+
+def test_a_star_flat_is_in_the_map_of_the_field_and_not_in_the_table(make, whole):
+    def with_flat(tables, run):
+        cells = [f"{i},{j}" for i in range(8) for j in range(8)]
+        flat = pl.DataFrame({"name": "flat", "band": "g", "detector": cells, "value": 0.02, "err": 0.001})
+        tables["terms"] = pl.concat([tables["terms"], flat], how="diagonal")
+
+    drawn = read(make(with_flat))
+    assert "flat 0,0" not in drawn
+    assert Page(drawn).titles == Page(whole).titles
+
+    def picture(page):
+        return page.split("<h3>Mean surface across the field</h3>")[1].split("</svg>")[0]
+
+    assert picture(drawn) != picture(whole)
