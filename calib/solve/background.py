@@ -26,6 +26,8 @@ FAINT_END = 0.84
 """M_0 is this quantile of the magnitudes of a component's measurements."""
 FAINTEST = 6.0
 """g counts as no more than this: stars two magnitudes below the faint end say nothing anyway."""
+STEEPEST = 4.0
+"""Magnitudes from the mean beyond which a star counts as no brighter or fainter, where a slope is looked for."""
 SEEN = 1.0
 """Standard deviations by which residuals must vary with g from exposure to exposure before the term is tried."""
 
@@ -46,7 +48,25 @@ def faintness(problem: Problem, start: Estimate) -> NDArray[np.float32]:
 
 
 def shows(fit: RobustFit, g: NDArray[np.float32]) -> bool:
-    """Whether residuals vary with g from exposure to exposure: the score test of b's variance, leverage allowed for."""
+    """Whether residuals vary with g from exposure to exposure, and no less than they do with the magnitude itself.
+
+    A slope with magnitude that differs from exposure to exposure (the magnitude equation of photographic plates, a
+    detector that is not linear) is no background: taken for one, it would move zero-points to those of the brightest
+    stars.
+    """
+    design = fit.design
+    mag = fit.estimate.stars[design.graph.star(), 0]
+    label = fit.equations.topology.component[design.graph.exposure]
+    known = np.isfinite(mag)
+    count = np.maximum(np.bincount(label, known), 1)
+    mean = np.bincount(label[known], mag[known], count.size) / count
+    slope = np.where(known, np.clip(mag - mean[label], -STEEPEST, STEEPEST), 0.0)
+    light = _varies(fit, g)
+    return light > SEEN and light > _varies(fit, slope)
+
+
+def _varies(fit: RobustFit, g: NDArray[np.floating]) -> float:
+    """The score test of the variance of coefficients of g, one an exposure, leverage allowed for, in its deviations."""
     node, n = fit.design.graph.exposure, fit.design.n_nodes
     w = np.asarray(fit.resisting, float)
     free = np.clip(1.0 - w * np.nan_to_num(fit.spread.prediction, nan=np.inf), 0.0, 1.0)
@@ -54,7 +74,7 @@ def shows(fit: RobustFit, g: NDArray[np.float32]) -> bool:
     about = g - (np.bincount(node, w * g, n) / np.maximum(total, 1e-300))[node]
     score = np.bincount(node, w * about * fit.estimate.residual, n)
     information = np.bincount(node, w * about**2 * free, n)
-    return bool((score**2 - information).sum() > SEEN * np.sqrt(2.0 * (information**2).sum()))
+    return float((score**2 - information).sum() / np.sqrt(max(2.0 * float((information**2).sum()), 1e-300)))
 
 
 def flux(fit: RobustFit, mag: Array) -> Array:

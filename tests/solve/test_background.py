@@ -69,6 +69,23 @@ def test_where_there_is_none_none_is_carried(seed):
     assert not any("background" in trial["terms"] and trial["carried"] for trial in solution.diagnostics["terms_tried"])
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_slope_with_magnitude_is_no_background(seed):
+    """The magnitude equation of plates: zero-points stay those of the mean star."""
+    frame, z, _ = survey(seed, background=0.0)
+    node = frame["exposure_id"].to_numpy()
+    level = (frame["mag"] + z[node]).to_numpy()
+    star = frame["star_id"].to_numpy()
+    magnitude = (np.bincount(star, level) / np.maximum(np.bincount(star), 1))[star]
+    slope = 0.01 * np.random.default_rng(seed).normal(size=z.size)
+    frame = frame.with_columns(mag=pl.col("mag") + slope[node] * (magnitude - magnitude.mean()))
+    solution = calibrate(frame, config=ROBUST)
+    assert "background" not in solution.frames["zeropoints"].columns
+    forced = calibrate(frame, config=Config(method="robust", score=False, background="on"))
+    rms = [np.std(errors(s, z)[0]) for s in (solution, forced)]
+    assert rms[0] < 0.8 * rms[1]
+
+
 def test_it_can_be_asked_for_and_refused():
     frame, _, _ = survey(1)
     refused = calibrate(frame, config=Config(method="robust", score=False, background="off"))
