@@ -26,6 +26,8 @@ WRONG_REACH = 1.0
 MOST_STEPS = 300
 MANY_REFERENCES = 10
 """Reference stars from which they show how zero-points bend."""
+SURE = 3.0
+"""Standard errors by which they must lie along a pattern before it counts."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,8 @@ def robust_mean(values: Array, variance: Array) -> tuple[float, float, Array]:
 def shown_along(gap: Array, tension: Array, component: NDArray[np.integer], patterns: Array) -> Array:
     """How far references lie along each pattern of magnitudes, (patterns,), in its own size; 0 where they do not say.
 
-    Each alone, by Student-t weights about the mean of its component, what noise would show taken off in quadrature.
+    Each alone, by Student-t weights about the mean of its component; where noise would hardly show as much, and then
+    less what noise would show, in quadrature.
 
     Parameters
     ----------
@@ -182,8 +185,8 @@ def shown_along(gap: Array, tension: Array, component: NDArray[np.integer], patt
             left -= (np.bincount(label, omega * left) / total)[label]
             scale2 = variance * max((1.4826 * np.median(np.abs(left) / np.sqrt(variance))) ** 2, 1e-12)
             omega = (DOF + 1.0) / (DOF + left**2 / scale2) / scale2
-        if square > 0.0:
-            out[k] = np.sqrt(max(far**2 - 1.0 / square, 0.0))
+        if square > 0.0 and far**2 * square > SURE**2:
+            out[k] = np.sqrt(far**2 - 1.0 / square)
     return out
 
 

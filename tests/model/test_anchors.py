@@ -133,6 +133,8 @@ def test_references_lie_along_a_pattern_as_far_as_they_do():
     gap[rng.random(n) < 0.1] += 0.3
     found = shown_along(gap, gap / err, component, patterns[:, :1])
     assert found == pytest.approx([4.0], abs=0.2)
-    assert shown_along(noise, noise / err, component, patterns).max() < 0.15
+    assert not shown_along(noise, noise / err, component, patterns).any()
+    faint = 1e-3 * patterns  # noise lies along these many times, and says nothing
+    assert not shown_along(noise, noise / err, component, faint).any()
     few = slice(0, 5)
     assert not shown_along(gap[few], gap[few] / err[few], component[few], patterns[few]).any()
