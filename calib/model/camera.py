@@ -52,6 +52,13 @@ class ColorScale:
         return np.asarray(np.nan_to_num(np.clip(color - self.zero, -self.limit, self.limit)), np.float32)
 
 
+def _numbered(bands: pl.Series) -> tuple[list[str], NDArray[np.int64]]:
+    """Names of the bands, and the number of each."""
+    names = bands.cast(pl.String).unique().sort().to_list()
+    numbers = bands.cast(pl.String).replace_strict(names, list(range(len(names))), return_dtype=pl.Int64)
+    return names, numbers.to_numpy()
+
+
 @dataclass(frozen=True)
 class DetectorTerms:
     """Solved terms of the instrument, ready to be added to magnitudes.
@@ -80,12 +87,11 @@ class DetectorTerms:
         if not terms.height:
             return None
         detectors = terms["detector"].unique().sort().to_list()
-        names = bands.cast(pl.String).unique().sort().to_list()
+        names, place = _numbered(bands)
         table = np.zeros((len(names), len(kinds), len(detectors) + 1))
         for name, band, detector, value in terms.select("name", "band", "detector", "value").iter_rows():
             if band in names:
                 table[names.index(band), kinds.index(name), detectors.index(detector)] = value
-        place = bands.cast(pl.String).replace_strict(names, list(range(len(names))), return_dtype=pl.Int64).to_numpy()
         return cls(detectors, table[place], scale)
 
     @property
@@ -105,10 +111,17 @@ class DetectorTerms:
         return np.asarray(out)
 
 
-def cells(xy: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Cell (n,) of places in the field (n, 2), which are in half fields."""
-    at = np.clip((xy + np.float32(1.0)) * np.float32(0.5 * CELLS), 0, CELLS - 1).astype(np.uint8)
-    return np.asarray(at[:, 0] * np.uint8(CELLS) + at[:, 1])
+def cells(xy: NDArray[np.float32], side: int = CELLS) -> NDArray[np.uint8]:
+    """Cell (n,) of places in the field (n, 2), which are in half fields, of a grid of so many cells a side, 16 at most.
+
+    ``side`` times the column and the row, from the side of small x and y.
+    """
+    out = np.empty(xy.shape[0], np.uint8)
+    for start in range(0, xy.shape[0], ROWS):
+        part = slice(start, start + ROWS)
+        at = np.clip((xy[part] + np.float32(1.0)) * np.float32(0.5 * side), 0, side - 1).astype(np.uint8)
+        out[part] = at[:, 0] * np.uint8(side) + at[:, 1]
+    return out
 
 
 CELL_NAMES = [f"{i},{j}" for i in range(CELLS) for j in range(CELLS)]
@@ -127,12 +140,11 @@ class Flat:
         terms = terms.filter(pl.col("name") == FLAT) if "name" in terms.columns else terms.clear()
         if not terms.height:
             return None
-        names = bands.cast(pl.String).unique().sort().to_list()
+        names, place = _numbered(bands)
         table = np.zeros((len(names), len(CELL_NAMES)))
         for band, cell, value in terms.select("band", "detector", "value").iter_rows():
             if band in names:
                 table[names.index(band), CELL_NAMES.index(cell)] = value
-        place = bands.cast(pl.String).replace_strict(names, list(range(len(names))), return_dtype=pl.Int64).to_numpy()
         return cls(table[place])
 
     def __call__(self, xy: NDArray[np.float32], node: NDArray[np.integer]) -> NDArray[np.float64]:

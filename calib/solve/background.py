@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from calib.model.calibrator import FLUX_OF_ZERO
 from calib.model.problem import Problem
 from calib.solve.normal import Estimate
-from calib.solve.robust import RobustFit
+from calib.solve.robust import RobustFit, score_test
 from calib.tables.units import MAG_PER_RELATIVE_FLUX
 
 Array = NDArray[np.float64]
@@ -66,15 +66,11 @@ def shows(fit: RobustFit, g: NDArray[np.float32]) -> bool:
 
 
 def _varies(fit: RobustFit, g: NDArray[np.floating]) -> float:
-    """The score test of the variance of coefficients of g, one an exposure, leverage allowed for, in its deviations."""
-    node, n = fit.design.graph.exposure, fit.design.n_nodes
-    w = np.asarray(fit.resisting, float)
-    free = np.clip(1.0 - w * np.nan_to_num(fit.spread.prediction, nan=np.inf), 0.0, 1.0)
-    total = np.bincount(node, w, n)
-    about = g - (np.bincount(node, w * g, n) / np.maximum(total, 1e-300))[node]
-    score = np.bincount(node, w * about * fit.estimate.residual, n)
-    information = np.bincount(node, w * about**2 * free, n)
-    return float((score**2 - information).sum() / np.sqrt(max(2.0 * float((information**2).sum()), 1e-300)))
+    """Score test of coefficients of g, one an exposure, beside its zero-point."""
+    node, w = fit.design.graph.exposure, np.asarray(fit.resisting, float)
+    total = np.bincount(node, w)
+    about = g - (np.bincount(node, w * g) / np.maximum(total, 1e-300))[node]
+    return score_test(fit, node, about)
 
 
 def flux(fit: RobustFit, mag: Array) -> Array:

@@ -18,6 +18,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from calib.model.camera import CELLS, cells
 from calib.solve import kernels
 from calib.solve.design import Design
 from calib.solve.normal import NormalEquations, Spread
@@ -31,12 +32,8 @@ DRAWS = 64
 """Draws: the bits of one hash of a cluster's number."""
 PATCHES = 4
 """Patches a side of an exposure's field."""
-ROWS = 1_000_000
-"""Measurements looked at at a time."""
 SIDES_BYTES = 256e6
 """Right-hand sides that are held while there is no factor yet."""
-CELLS = 8
-"""Cells a side of the detector, for what every exposure has in common."""
 
 
 def patches(design: Design) -> Ints | NDArray[np.int64]:
@@ -49,16 +46,7 @@ def patches(design: Design) -> Ints | NDArray[np.int64]:
         other = np.empty(node.size, np.int32)
         _first_other(design.graph.star_ptr, node, other)
         return node.astype(np.int64) << 32 | other
-    return np.asarray(node * np.int32(PATCHES**2) + _cell(design.xy, PATCHES), np.int32)
-
-
-def _cell(xy: NDArray[np.float32], side: int) -> Ints:
-    out = np.empty(xy.shape[0], np.int32)
-    for start in range(0, xy.shape[0], ROWS):
-        part = xy[start : start + ROWS]
-        at = np.clip(((part + np.float32(1.0)) * np.float32(0.5 * side)).astype(np.int32), 0, side - 1)
-        out[start : start + ROWS] = at[:, 0] * side + at[:, 1]
-    return out
+    return np.asarray(node * np.int32(PATCHES**2) + cells(design.xy, PATCHES), np.int32)
 
 
 def wild_bootstrap(
@@ -126,8 +114,8 @@ def bootstrap_variances(
     n, node, xy = design.n_nodes, design.graph.exposure, design.xy
     clusters: list[Callable[[], Cluster]] = [lambda: "star", lambda: patches(design), lambda: "measurement"]
     if xy is not None:
-        clusters.append(lambda: band[node] * np.int32(CELLS**2) + _cell(xy, CELLS))
-        clusters.append(lambda: node * np.int32(CELLS**2) + _cell(xy, CELLS))
+        clusters.append(lambda: band[node] * np.int32(CELLS**2) + cells(xy))
+        clusters.append(lambda: node * np.int32(CELLS**2) + cells(xy))
     by_star, *terms = wild_bootstrap(
         equations, residual, spread, score, err, clusters, [seed + k for k in range(len(clusters))]
     )

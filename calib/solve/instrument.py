@@ -12,7 +12,6 @@ detectors hang together by few stars they may: how far to go is what the weights
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit
@@ -23,9 +22,6 @@ from calib.model.priors import GroupPrior
 from calib.solve.design import Design
 from calib.solve.kernels import phi
 from calib.solve.normal import NormalEquations
-
-if TYPE_CHECKING:
-    from calib.solve.robust import RobustFit
 
 Array = NDArray[np.float64]
 
@@ -105,20 +101,6 @@ def _cross(  # type: ignore[no-untyped-def]
                     own[b, 0, dj, 1, di] += c * xi
                     own[b, 1, dj, 0, di] += c * color[j]
                     own[b, 1, dj, 1, di] += c * xi * color[j]
-
-
-SEEN = 5.0
-"""Standard deviations by which residuals must vary from cell to cell before a star flat is tried."""
-
-
-def shows(fit: RobustFit, camera: Camera, band: NDArray[np.int32]) -> bool:
-    """Whether the residuals of a fit differ from cell to cell: the score test of offsets, leverage allowed for."""
-    node, n = fit.design.graph.exposure, len(camera.names)
-    at = band[node] * np.int64(n + 1) + camera.detector
-    w = np.asarray(fit.resisting, float)
-    free = np.clip(1.0 - w * np.nan_to_num(fit.spread.prediction, nan=np.inf), 0.0, 1.0)
-    score, information = np.bincount(at, w * fit.estimate.residual), np.bincount(at, w * free)
-    return bool((score**2 - information).sum() > SEEN * np.sqrt(2.0 * (information**2).sum()))
 
 
 @dataclass(frozen=True)

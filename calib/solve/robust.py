@@ -305,6 +305,18 @@ def _shift(x, node, by):  # type: ignore[no-untyped-def]
         x[i] += by[node[i]]
 
 
+def score_test(fit: RobustFit, group: NDArray[np.integer], g: NDArray[np.floating] | float = 1.0) -> float:
+    """Score test of the variance of coefficients of g (n,), one a group (n,), leverage allowed for, in its deviations.
+
+    Large where residuals vary with g from group to group by more than their noise.
+    """
+    w = np.asarray(fit.resisting, float)
+    free = np.clip(1.0 - w * np.nan_to_num(fit.spread.prediction, nan=np.inf), 0.0, 1.0)
+    score = np.bincount(group, w * g * fit.estimate.residual)
+    information = np.bincount(group, w * g**2 * free)
+    return float((score**2 - information).sum() / np.sqrt(max(2.0 * float((information**2).sum()), 1e-300)))
+
+
 def _evidence(
     design: Design, noise: NoiseModel, terms: Terms, equations: NormalEquations, estimate: Estimate,
     err: NDArray[np.float32],

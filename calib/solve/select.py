@@ -18,10 +18,9 @@ from calib.solve.background import faintness, shows
 from calib.solve.border import Border
 from calib.solve.design import BLOCK_SIZES, Design
 from calib.solve.instrument import Instrument
-from calib.solve.instrument import shows as shows_flat
 from calib.solve.latent import latent_seeing, refreshed
 from calib.solve.normal import Topology
-from calib.solve.robust import RobustFit, absolute_start, fit
+from calib.solve.robust import RobustFit, absolute_start, fit, score_test
 from calib.solve.terms import Terms
 from graphs import MeasurementGraph
 
@@ -29,6 +28,8 @@ Array = NDArray[np.float64]
 
 GAIN = 5.0
 """Log marginal likelihood that a term has to add before it is carried."""
+FLAT_SEEN = 5.0
+"""Standard deviations by which residuals must vary from cell to cell of the field before a star flat is tried."""
 PART_MEASUREMENTS = 300_000
 """Larger surveys try their terms, adapt and score on a connected part of about this many measurements."""
 TRIAL_PASSES = 15
@@ -120,8 +121,9 @@ def robust_fit(
 ) -> tuple[RobustFit, list[Trial]]:
     """The robust solve with the local terms that earn their place, and what was tried on the way.
 
-    Degrees are tried upwards while they do not lose; then backgrounds, then the response to seeing. A survey of more
-    than `PART_MEASUREMENTS` tries them on a part of itself. What the factor of the whole has no room for is not tried.
+    Degrees are tried upwards while they do not lose; then a star flat, backgrounds, the response to seeing. A survey
+    of more than `PART_MEASUREMENTS` tries them on a part of itself. What the factor of the whole has no room for is not
+    tried.
     """
     plain = design_of(problem, 0)
     topology = Topology(plain)
@@ -247,7 +249,8 @@ def _tried(
             best = found
     for n in more if flat else ():  # last, for what surfaces leave
         assert part.camera is not None
-        if shows_flat(best, part.camera, part.band):
+        cell = part.band[part.graph.exposure] * np.int64(len(part.camera.names) + 1) + part.camera.detector
+        if score_test(best, cell) > FLAT_SEEN:
             found = attempt(best.design.degree, "", best, n)
             if found.evidence > best.evidence + GAIN:
                 best, kinds = found, n
