@@ -103,12 +103,9 @@ class StarFactor:
         star_ptr, node = design.graph.star_ptr, design.graph.exposure
         A, W = prior.diagonal[:E].copy(), np.zeros((E, K, S * P + H * K))
         of_stars, of_hubs = slice(0, S * P), slice(S * P, None)
-        gathered = np.zeros((E, K, S * P))
-        _gathered(star_ptr, node, equations.w, xy, K, centre, P, response, A, gathered)
-        W[:, :, of_stars] = gathered
-        del gathered
+        _gathered(star_ptr, node, equations.w, xy, K, centre, P, response, A, W)
         M = np.zeros((S * P + H * K, S * P + H * K))
-        D, self._log_det_stars = _star_blocks(equations.star_inverse, P)
+        inverse, D = _star_blocks(equations.star_inverse, P)
         at = np.arange(S)[:, None] * P + np.arange(P)
         M[at[:, :, None], at[:, None, :]] = D
         W[:, :, of_stars][:, :, ~_determined(equations.star_inverse, P)] = 0.0  # solved without
@@ -128,7 +125,8 @@ class StarFactor:
         M[of_hubs, of_hubs] = hubs.reshape(H * K, H * K)
         # the ground is that of L, so that determinants are those of the usual factor
         g = top.grounded
-        beside = np.einsum("gm,gm->g", W[g, 0][:, of_stars] @ self._of_stars(D), W[g, 0][:, of_stars])
+        to_stars = W[g, 0, of_stars].reshape(g.size, S, P)
+        beside = np.einsum("gsp,spq,gsq->g", to_stars, inverse, to_stars, optimize=True)
         level = A[g, 0, 0] - beside
         A[g, 0, 0] += np.where(level > 1e-12 * A[g, 0, 0], level, 1.0)
         stiff = A[:, k, k]
@@ -143,15 +141,8 @@ class StarFactor:
         except (np.linalg.LinAlgError, ValueError) as error:
             raise NotPositiveDefinite(f"stars and hubs: {error}") from None
         diagonals = (np.einsum("ekk->ek", lower), np.diagonal(self._root))
-        self.log_det = float(2.0 * sum(np.log(d).sum() for d in diagonals) - self._log_det_stars)
+        self.log_det = float(2.0 * sum(np.log(d).sum() for d in diagonals) + np.linalg.slogdet(inverse)[1].sum())
         self._shared: Array | None = None
-
-    def _of_stars(self, D: Array) -> Array:
-        """The stars' inverse, (S P, S P)."""
-        S, P = D.shape[:2]
-        out = np.zeros((S, P, S, P))
-        out[np.arange(S), :, np.arange(S)] = np.linalg.inv(D)
-        return out.reshape(S * P, S * P)
 
     def solve(self, rhs: Array) -> Array:
         """``L^-1 rhs`` for rhs (E + H, K) or (E + H, K, r)."""
@@ -242,21 +233,18 @@ class StarFactor:
                 blocks[mine] = product[e - first][:, indices[mine] - first].transpose(1, 0, 2)
         return Selected(self.own_blocks(), blocks)
 
-    last_selected_inverse = selected_inverse
-
 
 def _determined(inverse: Array, P: int) -> NDArray[np.bool_]:
     """(S P,), stars' unknowns that their measurements and their prior determine."""
     return np.asarray(inverse[:, [0, 2][:P]].ravel() > 0)
 
 
-def _star_blocks(inverse: Array, P: int) -> tuple[Array, float]:
-    """D (S, P, P) of the packed inverses (S, 3), 1 for what is not determined, and the log of its determinant."""
+def _star_blocks(inverse: Array, P: int) -> tuple[Array, Array]:
+    """D^-1 and D (S, P, P) of the packed inverses (S, 3), 1 for what is not determined."""
     out = np.zeros((inverse.shape[0], P, P))
     known = _determined(inverse, P).reshape(-1, P)
     out[:, 0, 0] = np.where(known[:, 0], inverse[:, 0], 1.0)
     if P == 2:
         out[:, 0, 1] = out[:, 1, 0] = inverse[:, 1] * known.all(1)
         out[:, 1, 1] = np.where(known[:, 1], inverse[:, 2], 1.0)
-    blocks = np.asarray(np.linalg.inv(out), float)
-    return blocks, float(np.linalg.slogdet(blocks)[1].sum())
+    return out, np.asarray(np.linalg.inv(out), float)

@@ -149,6 +149,11 @@ class NightLevels:
         """Those of two blocks, in their order."""
         return self.all_pairs.among(~self.inside)
 
+    @cached_property
+    def own_pairs(self) -> Pairs:
+        """Those of one hub's own coefficients."""
+        return self.all_pairs.among(self.inside)
+
     @property
     def row(self) -> Ints:
         """The smaller node or hub of every pair of blocks."""
@@ -300,9 +305,8 @@ class LevelPriors:
         variance = np.einsum("ekk->ek", covariance)
         residual = h.jitter(theta)
         spread = np.einsum("nj,nj->n", c**2, variance[h.unknown, h.component])
-        every, both_of = h.all_pairs, np.empty(h.inside.size)
+        own, both_of = h.own_pairs, np.empty(h.inside.size)
         both_of[~h.inside] = of_pairs
-        own = every.among(h.inside)
         both_of[h.inside] = covariance[own.row, own.of_row, own.of_column]
         *of_jitters, of_bands = np.split(both_of, n * np.arange(1, comb(c.shape[1], 2) + 1))
         for (i, j), both in zip(combinations(range(c.shape[1]), 2), of_jitters, strict=True):
@@ -356,7 +360,7 @@ class LevelPriors:
         diagonal[h.band_hub(2, bands)] += 1.0 / USUAL_SEEING_SLOPE**2
         jitters = [lam * c[:, i] * c[:, j] for i, j in combinations(range(c.shape[1]), 2)]
         both = np.concatenate([*jitters, -tight["level"], -tight["slope"]])
-        blocks, own = diagonal[:, :, None] * np.eye(h.block), h.all_pairs.among(h.inside)
+        blocks, own = diagonal[:, :, None] * np.eye(h.block), h.own_pairs
         np.add.at(blocks, (own.row, own.of_row, own.of_column), both[h.inside])
         np.add.at(blocks, (own.row, own.of_column, own.of_row), both[h.inside])
         return Quadratic(blocks, both[~h.inside], rhs)

@@ -378,8 +378,7 @@ class NormalEquations:
             prediction, star, star_gauge = factor.predictions(along)
         else:
             if design.n_measurements >= LARGE:
-                del factor
-                selected = self.factor.last_selected_inverse()
+                selected = factor.last_selected_inverse()
                 self.release()
             else:
                 selected = factor.selected_inverse()
