@@ -26,6 +26,8 @@ WRONG_REACH = 1.0
 MOST_STEPS = 300
 MANY_REFERENCES = 10
 """Reference stars from which they show how zero-points bend."""
+TILT_STEPS = 20
+"""Reweightings in which it is found."""
 SURE = 3.0
 """Standard errors by which they must lie along a pattern before it counts."""
 
@@ -150,11 +152,11 @@ def robust_mean(values: Array, variance: Array) -> tuple[float, float, Array]:
     return mean, excess, omega / omega.sum()
 
 
-def shown_along(gap: Array, tension: Array, component: NDArray[np.integer], patterns: Array) -> Array:
-    """How far references lie along each pattern of magnitudes, (patterns,), in its own size; 0 where they do not say.
+def shown_along(gap: Array, tension: Array, component: NDArray[np.integer], pattern: Array) -> float:
+    """How far references lie along a pattern of magnitudes, in its own size; 0 where they do not say.
 
-    Each alone, by Student-t weights about the mean of its component; where noise would hardly show as much, and then
-    less what noise would show, in quadrature.
+    By Student-t weights about the mean of each component; where noise would hardly show as much, and then less what
+    noise would show, in quadrature.
 
     Parameters
     ----------
@@ -162,32 +164,28 @@ def shown_along(gap: Array, tension: Array, component: NDArray[np.integer], patt
         (R,), of reference stars, as in `Anchors`.
     component
         int (R,).
-    patterns
-        (R, patterns), mag.
+    pattern
+        (R,), mag.
     """
-    out = np.zeros(patterns.shape[1])
+    if gap.size < MANY_REFERENCES:
+        return 0.0
     _, label = np.unique(component, return_inverse=True)
     known = tension != 0.0
-    if label.size < MANY_REFERENCES:
-        return out
     variance = np.where(known, (gap / np.where(known, tension, 1.0)) ** 2, np.inf)
-    for k, pattern in enumerate(patterns.T):
-        far, omega = 0.0, 1.0 / variance
-        for _ in range(20):
-            total = np.maximum(np.bincount(label, omega), 1e-300)
-            about = pattern - (np.bincount(label, omega * pattern) / total)[label]
-            square = float((omega * about**2).sum())
-            if square <= 0.0:
-                break
-            level = (np.bincount(label, omega * (gap - far * pattern)) / total)[label]
-            far = float((omega * about * (gap - level)).sum()) / square
-            left = gap - far * pattern
-            left -= (np.bincount(label, omega * left) / total)[label]
-            scale2 = variance * max((1.4826 * np.median(np.abs(left) / np.sqrt(variance))) ** 2, 1e-12)
-            omega = (DOF + 1.0) / (DOF + left**2 / scale2) / scale2
-        if square > 0.0 and far**2 * square > SURE**2:
-            out[k] = np.sqrt(far**2 - 1.0 / square)
-    return out
+    far, square, omega = 0.0, 0.0, 1.0 / variance
+    for _ in range(TILT_STEPS):
+        total = np.maximum(np.bincount(label, omega), 1e-300)
+        about = pattern - (np.bincount(label, omega * pattern) / total)[label]
+        square = float((omega * about**2).sum())
+        if square <= 0.0:
+            return 0.0
+        # the pattern about its mean is blind to levels
+        far = float((omega * about * gap).sum()) / square
+        left = gap - far * pattern
+        left -= (np.bincount(label, omega * left) / total)[label]
+        scale2 = variance * max((1.4826 * np.median(np.abs(left) / np.sqrt(variance))) ** 2, 1e-12)
+        omega = (DOF + 1.0) / (DOF + left**2 / scale2) / scale2
+    return float(np.sqrt(far**2 - 1.0 / square)) if far**2 * square > SURE**2 else 0.0
 
 
 def _student(x: Array) -> Array:

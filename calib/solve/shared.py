@@ -58,8 +58,8 @@ def shared_errors(problem: Problem, solved: Solved, component: NDArray[np.int32]
         size = 1.0
         if unseen and told.size:
             # what is a guess without references is as large as they show it
-            shown = shown_along(anchors.gap[told], anchors.tension[told], component[told], mag[told, None])[0]
-            size, bend = max(1.0, float(shown)), max(bend, float(shown))
+            shown = shown_along(anchors.gap[told], anchors.tension[told], component[told], mag[told])
+            size, bend = max(1.0, shown), max(bend, shown)
         zeropoints.append(size * z[:, None])
         star_variance += (size * mag) ** 2
     if len(zeropoints) > 1 and solved.fit.design.n_measurements >= LARGE:
