@@ -39,8 +39,10 @@ class Config:
         ``auto``, ``off``, ``plane`` or ``quadratic``: the surface across the field of each exposure.
     seeing_response
         ``auto``, ``on`` or ``off``: the response of each star to seeing, the given one or one that residuals show.
-    background
-        ``auto``, ``on`` or ``off``: a flux that the background of an exposure leaves in every star's aperture.
+    magnitude_term
+        What an exposure may do to stars by their magnitude: ``background``, a flux left in every star's aperture;
+        ``slope``, with the magnitude; ``nonlinearity``, a loss in proportion to the flux; ``auto``: the one that
+        residuals show, if any; ``off``: none.
     instrument
         ``auto``, ``off``, ``offset`` or ``color``: what each detector adds in a band, where the table names detectors
         and an exposure has one zero-point: an offset, or that and a slope with the stars' colours. With one detector an
@@ -78,7 +80,7 @@ class Config:
     zeropoint_per: Literal["exposure", "detector"] = "exposure"
     surface: Literal["auto", "off", "plane", "quadratic"] = "auto"
     seeing_response: Literal["auto", "on", "off"] = "auto"
-    background: Literal["auto", "on", "off"] = "auto"
+    magnitude_term: Literal["auto", "off", "background", "slope", "nonlinearity"] = "auto"
     instrument: Literal["auto", "off", "offset", "color"] = "auto"
     extinction: Literal["auto", "on", "off"] = "auto"
     site: list[float] = field(default_factory=list)
@@ -98,7 +100,7 @@ class Config:
             "zeropoint_per": ("exposure", "detector"),
             "surface": ("auto", "off", "plane", "quadratic"),
             "seeing_response": TERMS,
-            "background": TERMS,
+            "magnitude_term": ("auto", "off", "background", "slope", "nonlinearity"),
             "instrument": ("auto", "off", "offset", "color"),
             "extinction": TERMS,
         }

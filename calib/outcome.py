@@ -12,13 +12,14 @@ from scipy.special import erf
 
 from calib.covariance import ZeropointCovariance
 from calib.model.anchors import Anchors
-from calib.model.calibrator import BACKGROUND, LATENT_SEEING, SURFACE_COLUMNS, Calibrator
+from calib.model.by_magnitude import MAGNITUDE_COLUMNS
+from calib.model.calibrator import LATENT_SEEING, SURFACE_COLUMNS, Calibrator
 from calib.model.camera import FLAT
 from calib.model.flags import join_flags
 from calib.model.problem import Problem
 from calib.model.statistics import ROWS, of_nodes, star_sums, stars_per_node
 from calib.model.tails import MULTIPLES
-from calib.solve import background
+from calib.solve import by_magnitude
 from calib.solve.anchoring import anchored_by_catalogue, anchored_by_stars
 from calib.solve.conditions import conditions_of
 from calib.solve.influence import influence, stability
@@ -137,7 +138,7 @@ _ORDER = (
     "exposure_id", "band", "detector", "component", "anchored", "n_stars", "n_measurements", "zeropoint",
     "zeropoint_err", "mjd", "airmass", "seeing", "sky", "exptime", "ra", "dec", "cloud_extinction",
     "cloud_extinction_err", "photometric_probability", "extinction_coefficient", "excess_noise", "error_scale",
-    LATENT_SEEING, *SURFACE_COLUMNS, BACKGROUND, "limiting_mag", "quality", "flag",
+    LATENT_SEEING, *SURFACE_COLUMNS, *MAGNITUDE_COLUMNS, "limiting_mag", "quality", "flag",
     "stability",
 )  # fmt: skip
 
@@ -222,8 +223,7 @@ def _zeropoints(
         columns[LATENT_SEEING] = fit.design.response
     for k in range(1, K):
         columns[SURFACE_COLUMNS[k - 1]] = np.where(linked, fit.estimate.theta[:n, k], np.nan)
-    if fit.design.faintness is not None:
-        columns[BACKGROUND] = np.where(linked, background.flux(fit, mag), np.nan)
+    columns |= {name: np.where(linked, v, np.nan) for name, v in by_magnitude.columns(fit, mag).items()}
     levels = fit.terms.border.levels
     if levels is not None:
         slope = np.full(n, np.nan)
@@ -296,8 +296,8 @@ def _model(problem: Problem, solved: Solved) -> dict[str, Any]:
     if fit.instrument is not None:
         for kind, prior in zip(fit.instrument.columns.camera.kinds, fit.instrument.priors, strict=False):
             learned[f"{kind}_mag"] = prior.scale**0.5
-    if terms.background is not None:
-        learned["background_mag"] = terms.background.scale**0.5
+    if fit.design.by_magnitude is not None and terms.by_magnitude is not None:
+        learned[f"{fit.design.by_magnitude.shape}_mag"] = terms.by_magnitude.scale**0.5
     if terms.response is not None:
         learned["single_star_share"] = float(terms.response.shares[0])
     if terms.levels is not None:

@@ -102,7 +102,7 @@ def solved_sample(survey: Survey, seed: int) -> Sample | None:
 def save(sample: Sample, path: Path) -> None:
     """Write a sample, whole or not at all; what can be made again from the rest is left out."""
     fit = sample.fit
-    design = fit.design.with_terms(fit.design.degree, fit.design.response, fit.design.faintness)
+    design = fit.design.with_terms(fit.design.degree, fit.design.response, fit.design.by_magnitude)
     slim = replace(fit, equations=None, stated=None, design=design)  # type: ignore[arg-type]
     for kept in ("links", "walk", "components"):
         slim.design.__dict__.pop(kept, None)

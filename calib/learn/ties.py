@@ -61,7 +61,7 @@ class Ties:
 
     @classmethod
     def of(cls, border: Border, prior: Prior, design: Design) -> Ties:
-        """Read the ties of a prior; a background is tied to nothing."""
+        """Read the ties of a prior; a term by magnitude is tied to nothing."""
         n_nodes, K = design.n_nodes, design.surface_block
         hubs, light, levels = border.hubs, border.illumination, border.levels
         unknown, coefficient, component, node, kind = [], [], [], [], []

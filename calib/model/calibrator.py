@@ -9,21 +9,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from calib.model.by_magnitude import MagnitudeTerms
 from calib.model.camera import ColorScale, DetectorTerms, Flat
 from calib.model.field import Field, Places
 from calib.model.problem import standardised
-from calib.tables.units import AB_NJY, MAG_PER_RELATIVE_FLUX
 
 Array = NDArray[np.float64]
 
 SURFACE_COLUMNS = ("surface_x", "surface_y", "surface_xx", "surface_xy", "surface_yy")
 """Coefficients of x, y, x^2 - c, x y, y^2 - c, in the order of the basis."""
-BACKGROUND = "background"
-"""Flux that the background left in every star's aperture, nJy where magnitudes are AB (`calib.solve.background`)."""
-FLUX_OF_ZERO = 10 ** (0.4 * AB_NJY)
-"""Flux of magnitude 0 on the AB scale, nJy."""
-MOST_BACKGROUND = 0.5
-"""Of a star's flux: beyond this a magnitude is not corrected further."""
 LATENT_SEEING = "latent_seeing"
 """What stars answer to where no seeing is given (`calib.solve.latent`)."""
 
@@ -38,8 +32,8 @@ class Calibrator:
         (E,), per node; variance is floor^2 + excess^2, mag^2.
     surface
         (E, 5), coefficients over the half field, 0 where not solved.
-    background
-        (E,), flux in every aperture, nJy, 0 where not solved.
+    by_magnitude
+        What exposures do to stars by their magnitude.
     seeing
         (E,), standardised power of the seeing, or the latent one; 0 where unknown.
     centre_ra, centre_dec
@@ -59,7 +53,7 @@ class Calibrator:
     error_scale: Array
     variance: Array
     surface: Array
-    background: Array
+    by_magnitude: MagnitudeTerms
     seeing: Array
     centre_ra: Array | None
     centre_dec: Array | None
@@ -91,7 +85,7 @@ class Calibrator:
             column("zeropoint", np.nan), column("zeropoint_err", np.nan), column("error_scale", 1.0),
             floor**2 + np.nan_to_num(column("excess_noise", 0.0)) ** 2,
             np.stack([np.nan_to_num(column(c, 0.0)) for c in SURFACE_COLUMNS], 1),
-            np.nan_to_num(column(BACKGROUND, 0.0)), seeing,
+            MagnitudeTerms.of(lambda name: column(name, 0.0)), seeing,
             column("ra", np.nan) if sky else None, column("dec", np.nan) if sky else None, field, model["detectors"],
             instrument, Flat.of(terms, zeropoints["band"]),
         )  # fmt: skip
@@ -137,9 +131,7 @@ class Calibrator:
             centre = self.field.centre
             for k, basis in enumerate((x, y, x * x, x * y, y * y)):
                 value += (basis - centre[k + 1]) * self.surface[at, k]
-        if self.background.any():
-            share = self.background[at] / FLUX_OF_ZERO * np.power(10.0, 0.4 * value)
-            value += MAG_PER_RELATIVE_FLUX * np.clip(np.nan_to_num(share), -MOST_BACKGROUND, MOST_BACKGROUND)
+        value += self.by_magnitude(value, at)
         value -= response * self.seeing[at]
         err = mag_err.astype(float)
         variance = (self.error_scale[at] * err) ** 2 + self.variance[at] + self.zeropoint_err[at] ** 2

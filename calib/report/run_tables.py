@@ -78,7 +78,8 @@ def terms_tried(run: dict[str, Any]) -> Table | None:
         "Logarithm of the marginal likelihood over that of the first; what earned its place is "
         "carried (bold); – is what the factor had no room for. A surface "
         "is a smooth pattern across the field of one exposure; a background is a flux that its sky subtraction "
-        "left in every aperture; a seeing response is a star that "
+        "left in every aperture, a slope with magnitude one that plates have, a nonlinearity a loss that grows with a "
+        "star's light; a seeing response is a star that "
         "changes with the seeing, as blends do, the given one or a latent one that residuals show; "
         "detectors' offsets and colours are what each detector adds in every exposure alike.",
         frozenset({1}),

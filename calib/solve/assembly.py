@@ -18,7 +18,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from calib.solve.dense import DenseFields, assemble_dense
-from calib.solve.kernels import has_background
+from calib.solve.kernels import has_magnitude_term
 
 Array = NDArray[np.float64]
 
@@ -181,7 +181,7 @@ def _add(out, at, g, x, y, z, K):
         out[at + 3] += g * x * x
         out[at + 4] += g * x * y
         out[at + 5] += g * y * y
-    if has_background(K):
+    if has_magnitude_term(K):
         out[at + K - 1] += g * z
 
 
@@ -196,7 +196,7 @@ def _add_outer(out, at, g, px, py, pz, x, y, z, K):
         _add(out, at + 3 * K, g * px * px, x, y, z, K)
         _add(out, at + 4 * K, g * px * py, x, y, z, K)
         _add(out, at + 5 * K, g * py * py, x, y, z, K)
-    if has_background(K):
+    if has_magnitude_term(K):
         _add(out, at + (K - 1) * K, g * pz, x, y, z, K)
 
 
@@ -238,7 +238,7 @@ def _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indi
             if K > 2:
                 px = np.float64(places[j, 0])
                 py = np.float64(places[j, 1])
-            if has_background(K):
+            if has_magnitude_term(K):
                 pz = np.float64(places[j, 2])
             _add_outer(own, 0, rest, px, py, pz, px, py, pz, K)
             f = marked[j]
@@ -253,7 +253,7 @@ def _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indi
                 if K > 2:
                     x = np.float64(places[j, 0])
                     y = np.float64(places[j, 1])
-                if has_background(K):
+                if has_magnitude_term(K):
                     z = np.float64(places[j, 2])
                 _add_outer(summed, to * K * K, g, px, py, pz, x, y, z, K)
         at = e * K * K

@@ -13,10 +13,11 @@ from calib.solve.assembly import Walk
 from calib.solve.dense import DenseFields
 
 if TYPE_CHECKING:
+    from calib.model.by_magnitude import ByMagnitude
     from graphs import ExposureGraph, MeasurementGraph
 
 BLOCK_SIZES = {0: 1, 1: 3, 2: 6}
-"""Coefficients of a node for each degree of its surface: 1; and x, y; and x^2, x y, y^2. A background adds one."""
+"""Coefficients of a node for each degree of its surface: 1; and x, y; and x^2, x y, y^2. One by magnitude adds one."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,8 @@ class Design:
         float64 (K,), mean of each basis function over the field, so that surfaces have zero mean.
     response
         float64 (n_nodes,), the standardised seeing h_e that stars respond to; None when they do not.
-    faintness
-        float32 (n,), what a flux left in every star's aperture does to it (`calib.solve.background`), sorted by star;
-        None where nodes have no such term.
+    by_magnitude
+        What an exposure does to each measurement by its star's magnitude; None where nodes have no such term.
     """
 
     graph: MeasurementGraph
@@ -45,7 +45,7 @@ class Design:
     degree: int = 0
     centre: NDArray[np.float64] | None = None
     response: NDArray[np.float64] | None = None
-    faintness: NDArray[np.float32] | None = None
+    by_magnitude: ByMagnitude | None = None
 
     def __post_init__(self) -> None:
         if self.degree not in BLOCK_SIZES:
@@ -56,17 +56,17 @@ class Design:
             raise ValueError(f"xy has shape {self.xy.shape}, expected ({self.graph.n_measurements}, 2)")
         if self.response is not None and self.response.shape != (self.graph.n_exposures,):
             raise ValueError(f"response has shape {self.response.shape}, expected ({self.graph.n_exposures},)")
-        if self.faintness is not None and self.faintness.shape != (self.graph.n_measurements,):
-            raise ValueError(f"faintness has shape {self.faintness.shape}, expected ({self.graph.n_measurements},)")
+        if self.by_magnitude is not None and self.by_magnitude.g.shape != (self.graph.n_measurements,):
+            raise ValueError(f"g has shape {self.by_magnitude.g.shape}, expected ({self.graph.n_measurements},)")
 
     @property
     def block(self) -> int:
         """K, the number of unknowns of a node."""
-        return self.surface_block + (self.faintness is not None)
+        return self.surface_block + (self.by_magnitude is not None)
 
     @property
     def surface_block(self) -> int:
-        """Unknowns of a node that its surface and zero-point take; a background's is behind them."""
+        """Unknowns of a node that its surface and zero-point take; that of the stars' magnitude is behind them."""
         return BLOCK_SIZES[self.degree]
 
     @property
@@ -117,12 +117,12 @@ class Design:
     def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
         """(places, centre, response) with stand-ins for what is absent, as the kernels take them.
 
-        Places are x, y, and with a background the faintness, whose mean is not taken off.
+        Places are x, y, and with a term by magnitude its g, whose mean is not taken off.
         """
         xy = np.zeros((1, 2), np.float32) if self.xy is None else self.xy
-        if self.faintness is not None:
+        if self.by_magnitude is not None:
             flat = np.zeros((self.n_measurements, 2), np.float32) if self.xy is None else self.xy
-            xy = np.column_stack([flat, self.faintness])
+            xy = np.column_stack([flat, self.by_magnitude.g])
         centre = np.zeros(self.block)
         if self.centre is not None:
             centre[: self.surface_block] = np.asarray(self.centre, float)[: self.surface_block]
@@ -130,10 +130,10 @@ class Design:
         return xy, centre, response
 
     def with_terms(
-        self, degree: int, response: NDArray[np.float64] | None, faintness: NDArray[np.float32] | None = None
+        self, degree: int, response: NDArray[np.float64] | None, by_magnitude: ByMagnitude | None = None
     ) -> Design:
         """The same measurements under other local terms; the links are shared."""
-        other = replace(self, degree=degree, response=response, faintness=faintness)
+        other = replace(self, degree=degree, response=response, by_magnitude=by_magnitude)
         for kept in ("links", "walk", "components", "dense"):
             if kept in self.__dict__:
                 other.__dict__[kept] = self.__dict__[kept]

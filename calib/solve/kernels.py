@@ -1,7 +1,7 @@
 """Loops over measurements, compiled: everything here is a map over stars and a sum over nodes.
 
 Names: n measurements sorted by star, S stars, E nodes, K unknowns a node, P unknowns a star (1 or 2).
-``phi`` is a measurement's node basis (K: 1, 3 or 6 of a surface, one more with a background), ``u = (1, h)`` its star
+``phi`` is a measurement's node basis (K: 1, 3 or 6 of a surface, one more by magnitude), ``u = (1, h)`` its star
 basis (P), ``D_s = sum w u u' + diag(0, lambda_s)``. Packed symmetric star matrices are (S, 3): [0, 0], [0, 1], [1, 1];
 with P = 1 only the first is used.
 """
@@ -19,8 +19,8 @@ from numba import njit
 
 
 @njit(inline="always")
-def has_background(K):
-    # whether the last of K unknowns is a background's: beside 1, 3 or 6 of a surface
+def has_magnitude_term(K):
+    # whether the last of K unknowns is by magnitude: beside 1, 3 or 6 of a surface
     return K == 2 or K == 4 or K == 7
 
 
@@ -37,7 +37,7 @@ def phi(xy, i, K, centre, out):
             out[3] = x * x - centre[3]
             out[4] = x * y - centre[4]
             out[5] = y * y - centre[5]
-    if has_background(K):
+    if has_magnitude_term(K):
         out[K - 1] = np.float64(xy[i, 2])
 
 

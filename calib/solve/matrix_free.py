@@ -50,8 +50,8 @@ class TorchOperator:
             x, y = (move(design.xy[:, a]).double() for a in (0, 1))
             powers = [x, y, x * x, x * y, y * y][: design.surface_block - 1]
             self.places = [p - c for p, c in zip(powers, centre[1 : design.surface_block].tolist(), strict=True)]
-        if design.faintness is not None:
-            self.places.append(move(design.faintness).double())
+        if design.by_magnitude is not None:
+            self.places.append(move(design.by_magnitude.g).double())
         self.prior = move(eq.prior.diagonal)
         # couplings of the hubs in both directions, by destination
         hubs = top.hubs

@@ -12,8 +12,8 @@ from calib.config import Config
 from calib.model.noise import LARGE, NodeSums, NoiseModel, Weighted
 from calib.model.problem import Problem
 from calib.model.tails import Tails
-from calib.solve.background import faintness
 from calib.solve.border import Border
+from calib.solve.by_magnitude import by_magnitude
 from calib.solve.clusters import bootstrap_variances
 from calib.solve.normal import NormalEquations, Prior, Spread, Topology
 from calib.solve.robust import RobustFit, absolute_start, fit, stated_spread
@@ -90,9 +90,10 @@ def refit(problem: Problem, like: RobustFit, config: Config) -> RobustFit:
     seeing, nodes = like.design.response, problem.survey_nodes
     seeing = seeing if seeing is None or nodes is None else seeing[nodes]
     design, start = design_of(problem, like.design.degree, seeing), None
-    if like.design.faintness is not None:
+    term = like.design.by_magnitude
+    if term is not None:
         start = absolute_start(design, problem.m, problem.err, Topology(design))
-        design = design.with_terms(design.degree, seeing, faintness(problem, start))
+        design = design.with_terms(design.degree, seeing, by_magnitude(term.shape, problem, start))
     border = border_of(problem, design, config)
     instrument = instrument_of(problem, design, like.instrument)
     return fit(

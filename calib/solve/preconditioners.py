@@ -209,7 +209,7 @@ def sampled(system: System, seed: int = 0) -> Factor | None:
     w = eq.w[at] * scale
     smaller = Design(
         small, None if design.xy is None else design.xy[at], design.degree, design.centre, design.response,
-        None if design.faintness is None else design.faintness[at],
+        None if design.by_magnitude is None else design.by_magnitude.at(at),
     )  # fmt: skip
     owner = star[np.minimum(small.star_ptr[:-1], max(at.size - 1, 0))]
     factor_of_star = scale[np.minimum(small.star_ptr[:-1], max(at.size - 1, 0))]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from calib.solve.assembly import Walk
 from calib.solve.dense import DenseFields, predict_dense
-from calib.solve.kernels import has_background
+from calib.solve.kernels import has_magnitude_term
 
 Array = NDArray[np.float64]
 
@@ -28,8 +28,8 @@ LARGE = 2_000_000
 
 @njit(cache=True, forceinline=True)
 def _basis(places, j, K, centre):
-    # phi without its constant, a background's last; zeros beyond K
-    z = np.float64(places[j, 2]) if has_background(K) else 0.0
+    # phi without its constant, that by magnitude last; zeros beyond K
+    z = np.float64(places[j, 2]) if has_magnitude_term(K) else 0.0
     if K < 3:
         return 0.0, 0.0, 0.0, 0.0, 0.0, z
     x = np.float64(places[j, 0])
@@ -47,7 +47,7 @@ def _row(v, k, a, K, q):
         out += v[k, a, 1] * q[0] + v[k, a, 2] * q[1]
     if K > 4:
         out += v[k, a, 3] * q[2] + v[k, a, 4] * q[3] + v[k, a, 5] * q[4]
-    if has_background(K):
+    if has_magnitude_term(K):
         out += v[k, a, K - 1] * q[5]
     return out
 
@@ -60,7 +60,7 @@ def _form(v, k, K, p, q):
         out += p[0] * _row(v, k, 1, K, q) + p[1] * _row(v, k, 2, K, q)
     if K > 4:
         out += p[2] * _row(v, k, 3, K, q) + p[3] * _row(v, k, 4, K, q) + p[4] * _row(v, k, 5, K, q)
-    if has_background(K):
+    if has_magnitude_term(K):
         out += p[5] * _row(v, k, K - 1, K, q)
     return out
 
@@ -237,7 +237,7 @@ def _collect(
                 along += p[0] * gauge[e, 1] + p[1] * gauge[e, 2]
             if K > 4:
                 along += p[2] * gauge[e, 3] + p[3] * gauge[e, 4] + p[4] * gauge[e, 5]
-            if has_background(K):
+            if has_magnitude_term(K):
                 along += p[5] * gauge[e, K - 1]
             star_gauge[s, 0] += b0 * along
             if P == 2:

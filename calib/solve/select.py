@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from calib.config import Config
 from calib.memory import give_back
+from calib.model.by_magnitude import SHAPES, ByMagnitude
 from calib.model.camera import FLAT
 from calib.model.problem import Problem
-from calib.solve.background import faintness, shows
 from calib.solve.border import Border
+from calib.solve.by_magnitude import by_magnitude, likeliest
 from calib.solve.design import BLOCK_SIZES, Design
 from calib.solve.instrument import Instrument
 from calib.solve.latent import latent_seeing, refreshed
@@ -47,7 +48,7 @@ class Trial:
     response: str
     evidence: float | None
     instrument: int = 0
-    background: bool = False
+    by_magnitude: str = ""
     gigabytes: float | None = None
     flat: bool = False
 
@@ -55,10 +56,11 @@ class Trial:
         """Whether these are the terms of a fit."""
         kinds = 0 if fit.instrument is None else fit.instrument.columns.n_kinds
         design = fit.design
-        mine = (self.degree, bool(self.response), self.instrument, self.background)
+        shape = "" if design.by_magnitude is None else design.by_magnitude.shape
+        mine = (self.degree, bool(self.response), self.instrument, self.by_magnitude)
         if self.gigabytes is not None:
             return False
-        return mine == (design.degree, design.star_block == 2, kinds, design.faintness is not None)
+        return mine == (design.degree, design.star_block == 2, kinds, shape)
 
     @property
     def name(self) -> str:
@@ -67,15 +69,15 @@ class Trial:
         instrument = ("", " + detectors' offsets", " + detectors' offsets and colours")[self.instrument]
         if self.flat and self.instrument:
             instrument = " + star flat"
-        background = " + background" if self.background else ""
-        return surface + instrument + background + (f" + {self.response}" if self.response else "")
+        by_magnitude = f" + {SHAPES[self.by_magnitude].name}" if self.by_magnitude else ""
+        return surface + instrument + by_magnitude + (f" + {self.response}" if self.response else "")
 
 
 def design_of(
-    problem: Problem, degree: int, response: Array | None = None, faintness: NDArray[np.float32] | None = None
+    problem: Problem, degree: int, response: Array | None = None, by_magnitude: ByMagnitude | None = None
 ) -> Design:
     """The problem's measurements under these local terms."""
-    return Design(problem.graph, problem.xy, degree, problem.centre, response, faintness)
+    return Design(problem.graph, problem.xy, degree, problem.centre, response, by_magnitude)
 
 
 def border_of(problem: Problem, design: Design, config: Config) -> Border:
@@ -121,9 +123,9 @@ def robust_fit(
 ) -> tuple[RobustFit, list[Trial]]:
     """The robust solve with the local terms that earn their place, and what was tried on the way.
 
-    Degrees are tried upwards while they do not lose; then a star flat, backgrounds, the response to seeing. A survey
-    of more than `PART_MEASUREMENTS` tries them on a part of itself. What the factor of the whole has no room for is not
-    tried.
+    Degrees are tried upwards while they do not lose; then a star flat, a term by magnitude, the response to seeing. A
+    survey of more than `PART_MEASUREMENTS` tries them on a part of itself. What the factor of the whole has no room for
+    is not tried.
     """
     plain = design_of(problem, 0)
     topology = Topology(plain)
@@ -138,9 +140,10 @@ def robust_fit(
     noise, degree, response = best.noise.spread_over(problem.band), best.design.degree, best.design.star_block == 2
     latent = response and problem.response is None
     whole, start = plain.with_terms(degree, problem.response if response else None), None
-    if best.design.faintness is not None:
+    if best.design.by_magnitude is not None:
+        shape = best.design.by_magnitude.shape
         start = absolute_start(whole, problem.m, problem.err, topology)
-        whole = whole.with_terms(degree, whole.response, faintness(problem, start))
+        whole = whole.with_terms(degree, whole.response, by_magnitude(shape, problem, start))
     border = border_of(problem, whole, config)
     terms = Terms(whole, border).like(best.terms)
     instrument = instrument_of(problem, whole, best.instrument)
@@ -163,7 +166,7 @@ def _with_latent(
     seeing = latent_seeing(fitted)
     if seeing is None:
         return fitted
-    whole = fitted.design.with_terms(fitted.design.degree, seeing, fitted.design.faintness)
+    whole = fitted.design.with_terms(fitted.design.degree, seeing, fitted.design.by_magnitude)
     terms = Terms(whole, fitted.terms.border).like(fitted.terms)
     noise, instrument = fitted.noise.copy(), instrument_of(problem, whole, fitted.instrument)
     del fitted
@@ -189,11 +192,11 @@ class _Room:
     def _most(self) -> int:
         return self._entries(1, 1)  # with most hubs
 
-    def wanted(self, degree: int, background: bool) -> float | None:
+    def wanted(self, degree: int, by_magnitude: bool) -> float | None:
         """GB that terms would need, where they are too many; None where they are not, or are asked for."""
         config = self._config
-        block = BLOCK_SIZES[degree] + background
-        free = config.surface == "auto" and degree > 0 or config.background == "auto" and background
+        block = BLOCK_SIZES[degree] + by_magnitude
+        free = config.surface == "auto" and degree > 0 or config.magnitude_term == "auto" and by_magnitude
         if not free or 8e-9 * self._most * block**2 < config.factor_gb:
             return None
         gigabytes = 8e-9 * self._entries(degree, block) * block**2
@@ -208,18 +211,19 @@ def _tried(
     start = absolute_start(plain, part.m, part.err, topology)
     trials: list[Trial] = []
 
-    def fits(degree: int, background: bool) -> bool:
-        wanted = room.wanted(degree, background)
+    def fits(degree: int, by_magnitude: str = "") -> bool:
+        wanted = room.wanted(degree, bool(by_magnitude))
         if wanted is not None:
-            trials.append(Trial(degree, "", None, kinds, background, wanted, flat))
+            trials.append(Trial(degree, "", None, kinds, by_magnitude, wanted, flat))
         return wanted is None
 
     def attempt(
         degree: int, response: str, best: RobustFit | None, kinds: int, seeing: Array | None = None,
-        faint: NDArray[np.float32] | None = None,
+        term: ByMagnitude | None = None,
     ) -> RobustFit:  # fmt: skip
-        design = design_of(part, degree, seeing, faint)
-        name = Trial(degree, response, 0.0, kinds, faint is not None, flat=flat).name
+        design = design_of(part, degree, seeing, term)
+        shape = "" if term is None else term.shape
+        name = Trial(degree, response, 0.0, kinds, shape, flat=flat).name
         step = (lambda n, change: progress(name, n, change)) if progress else None
         border = border_of(part, design, config)
         found = fit(
@@ -228,7 +232,7 @@ def _tried(
             terms=None if best is None else Terms(design, border).like(best.terms), progress=step,
             instrument=instrument_of(part, design, None if best is None else best.instrument, kinds),
         )  # fmt: skip
-        trials.append(Trial(degree, response, found.evidence, kinds, faint is not None, flat=flat))
+        trials.append(Trial(degree, response, found.evidence, kinds, shape, flat=flat))
         return found
 
     flat = part.camera is not None and FLAT in part.camera.kinds
@@ -240,7 +244,7 @@ def _tried(
             break
         best, kinds = found, n
     for degree in degrees[1:]:
-        if not fits(degree, False):
+        if not fits(degree):
             break
         found = attempt(degree, "", best, kinds)
         if found.evidence < best.evidence:
@@ -254,22 +258,25 @@ def _tried(
             found = attempt(best.design.degree, "", best, n)
             if found.evidence > best.evidence + GAIN:
                 best, kinds = found, n
-    g = None if config.background == "off" else faintness(part, start)
-    shown = g is not None and (config.background == "on" or shows(best, g))
-    if shown and fits(best.design.degree, True):
-        found = attempt(best.design.degree, "", best, kinds, faint=g)
-        if config.background == "on" or found.evidence > best.evidence + GAIN:
+    asked = config.magnitude_term
+    if asked == "auto":
+        term = likeliest(best, part, start)
+    else:
+        term = None if asked == "off" else by_magnitude(asked, part, start)
+    if term is not None and fits(best.design.degree, term.shape):
+        found = attempt(best.design.degree, "", best, kinds, term=term)
+        if asked != "auto" or found.evidence > best.evidence + GAIN:
             best = found
-    g = best.design.faintness
+    term = best.design.by_magnitude
     if True in responses:
-        found = attempt(best.design.degree, "seeing response", best, kinds, part.response, g)
+        found = attempt(best.design.degree, "seeing response", best, kinds, part.response, term)
         best = _better(best, found, trials, forced=False not in responses)
     elif part.response is None and config.seeing_response != "off":
         seeing, response = latent_seeing(best), "response to a latent seeing"
         if seeing is not None:
-            first = attempt(best.design.degree, response, best, kinds, seeing, g)
+            first = attempt(best.design.degree, response, best, kinds, seeing, term)
             del trials[-1]
-            found = attempt(best.design.degree, response, first, kinds, refreshed(first), g)
+            found = attempt(best.design.degree, response, first, kinds, refreshed(first), term)
             best = _better(best, found, trials)
     return best, trials
 

@@ -61,7 +61,7 @@ class Terms:
             g: GroupPrior(p.size, usual[g], 30.0, strength=BAND_STRENGTH[g], usual=usual[g])
             for g, p in self.surfaces.items()
         }
-        self.background = None if design.faintness is None else GroupPrior(1, start**2)
+        self.by_magnitude = None if design.by_magnitude is None else GroupPrior(1, start**2)
         self.response = BlendPrior(design.n_stars) if design.star_block == 2 else None
         self.levels = None if border.levels is None else LevelPriors(border.levels)
         self.last: dict[str, Squares] = {}
@@ -97,8 +97,8 @@ class Terms:
                     self.last[f"{kind}{g}"] = squares
                 bands = slice(light.first, light.first + light.n_bands)
                 self.last[f"band{g}"] = Squares((theta[bands, part] ** 2).sum(1), variance[bands, part].sum(1))
-        if self.background is not None:
-            self.last["background"] = Squares(theta[:n, -1] ** 2, variance[:n, -1])
+        if self.by_magnitude is not None:
+            self.last["by_magnitude"] = Squares(theta[:n, -1] ** 2, variance[:n, -1])
         if self.levels is not None:
             pairs = self.levels.levels.pairs
             of_pairs = spread.coupling[self.border.levels_at, pairs.of_row, pairs.of_column]
@@ -113,7 +113,7 @@ class Terms:
         for name, prior in self._groups().items():
             s = self.last[name]
             informed = np.ones(s.square.size, bool)
-            if name == "background" or name.startswith("surface"):
+            if name == "by_magnitude" or name.startswith("surface"):
                 informed = topology_degree > 0
             change = max(change, prior.update(s.square, s.variance, informed))
         return change
@@ -142,8 +142,8 @@ class Terms:
                 part = k[GROUPS[g]]
                 diagonal[light.first : light.first + light.n_bands, part, part] += 1.0 / p.scale
             coupling[self.border.illumination_at[:, None], k, k] -= precision
-        if self.background is not None:
-            diagonal[:E, -1, -1] += self._precision(self.background, "background", E)
+        if self.by_magnitude is not None:
+            diagonal[:E, -1, -1] += self._precision(self.by_magnitude, "by_magnitude", E)
         if self.levels is not None:
             form = self.levels.quadratic(E + hubs.n)
             diagonal += form.diagonal
@@ -153,10 +153,10 @@ class Terms:
         return Prior(diagonal, coupling, rhs, star, star_mean)
 
     def _groups(self) -> dict[str, GroupPrior]:
-        """Priors by the name of their squares: of surfaces about nights, nights about bands, bands; of backgrounds."""
+        """Priors by the name of their squares: of surfaces about nights, nights about bands, bands; by magnitude."""
         kinds = {"surface": self.surfaces, "night": self.night, "band": self.band}
         of_surfaces = {f"{kind}{g}": p for kind, priors in kinds.items() for g, p in priors.items()}
-        return of_surfaces | ({} if self.background is None else {"background": self.background})
+        return of_surfaces | ({} if self.by_magnitude is None else {"by_magnitude": self.by_magnitude})
 
     def _scales(self) -> dict[str, GroupPrior]:
         """Every prior that has a scale, by name."""

@@ -99,6 +99,18 @@ _ZEROPOINTS = (
         "background", "float64", "nJy",
         "Flux that the background left in every star's aperture, on the calibrated scale.", "phot.flux;stat.fit.param",
     ),
+    OutputColumn(
+        "magnitude_slope", "float64", "", "Magnitudes a magnitude that are added to a star fainter than slope_pivot.",
+        "stat.fit.param",
+    ),
+    OutputColumn(
+        "slope_pivot", "float64", "mag", "Calibrated magnitude at which magnitude_slope adds nothing.", _MAG
+    ),
+    OutputColumn(
+        "nonlinearity", "float64", "mag / mJy",
+        "Magnitudes added to a star of 1 mJy on the calibrated scale; to others in the ratio of the fluxes.",
+        "stat.fit.param",
+    ),
     OutputColumn("surface_x", "float64", "mag", "Surface coefficient of x, over the half field.", "stat.fit.param"),
     OutputColumn("surface_y", "float64", "mag", "Surface coefficient of y, over the half field.", "stat.fit.param"),
     OutputColumn(

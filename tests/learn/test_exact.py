@@ -97,10 +97,10 @@ def test_without_terms_there_are_no_ties(bare):
     assert Ties.of(fit.terms.border, fit.equations.prior, fit.design).precision.size == 0
 
 
-def test_a_background_is_no_tie():
+def test_a_term_by_magnitude_is_no_tie():
     """It has a prior of its own, which networks leave as it is; with factors of one the solve is the robust one."""
     survey = simulate(SurveySpec(n_exposures=24, stars_per_exposure=40, nights=4, visits=5), 3)
-    config = Config(method="robust", score=False, surface="plane", background="on", seeing_response="off")
+    config = Config(method="robust", score=False, surface="plane", magnitude_term="background", seeing_response="off")
     problem = Problem.of(read_measurements(survey.measurements, exposures=survey.exposures), config)
     fit, _ = robust_fit(problem, config)
     assert fit.design.block == 4

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from calib.model.by_magnitude import ByMagnitude
 from calib.solve.design import Design
 from calib.solve.normal import Hubs, NormalEquations, Prior, Topology
 from graphs import MeasurementGraph
@@ -57,8 +58,8 @@ def _make(
     degree, background = {1: (0, 0), 2: (0, 1), 3: (1, 0), 4: (1, 1), 6: (2, 0), 7: (2, 1)}[K]
     xy = rng.uniform(-1, 1, (n, 2)).astype(np.float32) if K > 2 else None
     h = rng.normal(size=n_nodes) if P == 2 else None
-    faintness = rng.exponential(1.0, n).astype(np.float32) if background else None
-    design = Design(graph, xy, degree, CENTRE[: K - background].copy(), h, faintness)
+    term = ByMagnitude("background", rng.exponential(1.0, n).astype(np.float32)) if background else None
+    design = Design(graph, xy, degree, CENTRE[: K - background].copy(), h, term)
     w = (1 / rng.uniform(0.01, 0.1, n) ** 2).astype(dtype)
     if idle:
         w[rng.random(n) < idle] = 0.0
@@ -95,7 +96,7 @@ def _basis(design):
     if K > 1:
         x, y = design.xy.astype(float).T
         phi = np.stack([np.ones(n), x, y, x * x, x * y, y * y], 1)[:, :K] - CENTRE[:K] * (np.arange(K) > 0)
-    return phi if design.faintness is None else np.column_stack([phi, design.faintness.astype(float)])
+    return phi if design.by_magnitude is None else np.column_stack([phi, design.by_magnitude.g.astype(float)])
 
 
 class Dense:

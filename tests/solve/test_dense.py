@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from calib.model.by_magnitude import ByMagnitude
 from calib.solve.dense import LEAST_NODES
 from calib.solve.design import Design
 from calib.solve.normal import NormalEquations, Prior, Topology
@@ -22,10 +23,10 @@ def two_fields(seed, degree, response, background):
     graph = MeasurementGraph.from_codes(star, shuffled[node].astype(np.int32), 191, 151)
     n, K = graph.n_measurements, {0: 1, 1: 3, 2: 6}[degree] + background
     centre = np.r_[0.0, 0.1, -0.05, 0.3, 0.0, 0.3][: {0: 1, 1: 3, 2: 6}[degree]]
-    design = Design(
-        graph, rng.uniform(-1, 1, (n, 2)).astype(np.float32) if degree else None, degree, centre,
-        rng.normal(size=151) if response else None, rng.exponential(size=n).astype(np.float32) if background else None,
-    )  # fmt: skip
+    xy = rng.uniform(-1, 1, (n, 2)).astype(np.float32) if degree else None
+    seeing = rng.normal(size=151) if response else None
+    term = ByMagnitude("background", rng.exponential(size=n).astype(np.float32)) if background else None
+    design = Design(graph, xy, degree, centre, seeing, term)
     w = rng.uniform(100, 1e4, n) * (rng.random(n) < 0.97)
     stiff = np.zeros((151, K, K))
     stiff[:, np.arange(1, K), np.arange(1, K)] = 300.0

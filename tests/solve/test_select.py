@@ -31,7 +31,7 @@ def test_what_has_no_room_is_not_tried_and_that_is_told(survey, problem_of):
 
     def tried(factor_gb, **more):
         found, trials = robust_fit(problem, Config(factor_gb=factor_gb, **more))
-        return found.design.degree, [(t.degree, t.gigabytes is None) for t in trials if not t.background]
+        return found.design.degree, [(t.degree, t.gigabytes is None) for t in trials if not t.by_magnitude]
 
     assert tried(5 * least) == (0, [(0, True), (1, False)])
     assert tried(20 * least)[0] == 1
