@@ -20,8 +20,9 @@ from calib.solve.robust import RobustFit, score_test
 
 Array = NDArray[np.float64]
 
-SEEN = 1.0
-"""Standard deviations by which residuals must vary with g from exposure to exposure before the term is tried."""
+SEEN = 2.0
+"""Standard deviations by which residuals must vary with g from exposure to exposure before a term is tried; by fewer it
+would not gain what a term has to (`calib.solve.select.GAIN`)."""
 
 
 def by_magnitude(shape: str, problem: Problem, start: Estimate) -> ByMagnitude:

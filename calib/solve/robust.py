@@ -37,6 +37,11 @@ HALF = 0.5
 
 SETTLED = 0.02
 """Largest change of the logarithm of a survey's variance in a pass that counts as quiet."""
+DEAF = 0.25
+"""Share of the tolerance below which zero-points that move no more count as deaf to what variances still do."""
+DEAF_ERRORS = 2e-3
+"""Root mean square change of the logarithm of their errors below which errors are deaf to it as well: scales of terms
+far below what zero-points feel can wander for dozens of passes."""
 QUIET_PASSES = 2
 """Quiet passes one after the other that end the fit: a slow drift along a ridge can pause for one."""
 
@@ -193,8 +198,8 @@ def fit(
     residual = start.residual
     del start
     reported, coupling = err, 0.0
-    before: Array | None = None
-    change = moved = np.inf
+    before: tuple[Array, Array] | None = None
+    change = stirred = moved = np.inf
     converged, quiet = False, 0
     linked = topology.size[topology.component] > 1
     lone = np.zeros(0, np.int64) if linked.all() else np.flatnonzero(~linked[node])
@@ -208,13 +213,15 @@ def fit(
         z = step.equations.centred(estimate.theta)[: design.n_nodes, 0]
         sigma = np.sqrt(np.maximum(spread.node[: design.n_nodes, 0, 0], 1e-20))
         if before is not None:
-            change = float(np.sqrt(np.mean(((z - before) / sigma)[linked] ** 2))) if linked.any() else 0.0
-        before = z
+            change = _rms(((z - before[0]) / sigma)[linked])
+            stirred = _rms(np.log(sigma / before[1])[linked])
+        before = z, sigma
         if progress:
             progress(n_pass, change)
         step_length = 1.0 if n_pass <= WHOLE_STEPS else HALF
         terms.observe(design, estimate, spread, step_length)
-        quiet = quiet + 1 if change < tolerance and moved < SETTLED else 0
+        deaf = change < DEAF * tolerance and stirred < DEAF_ERRORS
+        quiet = quiet + 1 if change < tolerance and (moved < SETTLED or deaf) else 0
         converged = quiet >= QUIET_PASSES and n_pass > FREEING_PASSES[-1]
         if converged or n_pass == max_passes:
             break  # what is returned is what this pass was made with
@@ -257,6 +264,10 @@ def fit(
         NormalEquations(design, m, w, prior, topology), estimate, spread, evidence, n_pass, converged, change,
         step.equations, instrument,
     )  # fmt: skip
+
+
+def _rms(x: Array) -> float:
+    return float(np.sqrt(np.mean(x**2))) if x.size else 0.0
 
 
 class _ScoringStep:

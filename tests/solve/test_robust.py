@@ -198,3 +198,20 @@ def test_weights_that_change_sides_come_to_rest():
     survey = simulate(PRESETS["cloudy"], 3)
     problem = Problem.of(read_measurements(survey.measurements, exposures=survey.exposures), Config())
     assert solve_robust(problem, Config()).fit.converged
+
+
+def test_scales_that_nothing_feels_do_not_keep_a_fit_from_its_end(monkeypatch):
+    """Zero-points and errors are those of a fit that waits until every scale stands still."""
+    survey = simulate(PRESETS["clean"], 41)
+    config = Config(surface="quadratic", instrument="off", magnitude_term="off", seeing_response="off")
+    problem = Problem.of(read_measurements(survey.measurements, exposures=survey.exposures), config)
+    fit = solve_robust(problem, config).fit
+    monkeypatch.setattr("calib.solve.robust.DEAF", 0.0)
+    patient = solve_robust(problem, config).fit
+    assert fit.passes <= patient.passes - 5
+    n = problem.n_exposures
+    sigma, patient_sigma = (np.sqrt(f.spread.node[:n, 0, 0]) for f in (fit, patient))
+    moved = fit.equations.centred(fit.estimate.theta)[:n, 0] - patient.equations.centred(patient.estimate.theta)[:n, 0]
+    assert np.sqrt(np.mean((moved / sigma) ** 2)) < 0.05
+    assert np.sqrt(np.mean(np.log(sigma / patient_sigma) ** 2)) < 0.005
+    np.testing.assert_allclose(sigma, patient_sigma, rtol=0.05)
