@@ -47,8 +47,8 @@ class Shape:
         As run.json and the report call it.
     quantile
         M_0 is this quantile of the magnitudes of a component's measurements.
-    g
-        Of M - M_0, mag; before it is bounded.
+    g, x
+        Of M - M_0, mag, before it is bounded; and M - M_0 of g.
     bound
         Largest absolute value of g.
     """
@@ -56,6 +56,7 @@ class Shape:
     name: str
     quantile: float
     g: Callable[[Array], Array]
+    x: Callable[[Array], Array]
     bound: float
 
     def __call__(self, x: Array) -> Array:
@@ -64,9 +65,9 @@ class Shape:
 
 
 SHAPES = {
-    BACKGROUND: Shape("background", 0.84, lambda x: np.power(10.0, 0.4 * x), MOST_FLUX),
-    SLOPE: Shape("slope with magnitude", 0.5, lambda x: x, STEEPEST),
-    NONLINEARITY: Shape("nonlinearity", 0.16, lambda x: np.power(10.0, -0.4 * x), MOST_FLUX),
+    BACKGROUND: Shape("background", 0.84, lambda x: 10.0 ** (0.4 * x), lambda g: 2.5 * np.log10(g), MOST_FLUX),
+    SLOPE: Shape("slope with magnitude", 0.5, lambda x: x, lambda g: g, STEEPEST),
+    NONLINEARITY: Shape("nonlinearity", 0.16, lambda x: 10.0 ** (-0.4 * x), lambda g: -2.5 * np.log10(g), MOST_FLUX),
 }
 
 
@@ -80,28 +81,36 @@ class ByMagnitude:
     @classmethod
     def of(cls, shape: str, graph: MeasurementGraph, mag: Array) -> ByMagnitude:
         """From magnitudes (S,) of the stars."""
-        x = mag[graph.star()] - pivots(graph, mag, SHAPES[shape].quantile)[graph.exposure]
-        return cls(shape, SHAPES[shape](x).astype(np.float32))
+        at, mag = SHAPES[shape], mag[graph.star()]
+        pivot = _of_components(graph, np.isfinite(mag), lambda rows: float(np.quantile(mag[rows], at.quantile)))
+        return cls(shape, at(mag - pivot[graph.exposure]).astype(np.float32))
 
     def at(self, rows: NDArray[np.integer]) -> ByMagnitude:
         """Of some of the measurements."""
         return replace(self, g=self.g[rows])
 
+    def pivot(self, graph: MeasurementGraph, mag: Array) -> Array:
+        """M_0 (E,) of each node's component on the scale of these magnitudes (S,); NaN where nothing tells."""
+        at = SHAPES[self.shape]
+        mag, g = mag[graph.star()], self.g.astype(float)
+        told = np.isfinite(mag) & (np.abs(g) < at.bound) & (g != 0.0)
+        return _of_components(graph, told, lambda rows: float(np.median(mag[rows] - at.x(g[rows]))))
 
-def pivots(graph: MeasurementGraph, mag: Array, quantile: float) -> Array:
-    """M_0 (E,), that quantile of the magnitudes (S,) of the stars of each node's component; NaN without any."""
-    mag = mag[graph.star()]
+
+def _of_components(
+    graph: MeasurementGraph, use: NDArray[np.bool_], value: Callable[[NDArray[np.intp]], float]
+) -> Array:
+    """(E,), of each node's component what ``value`` makes of its rows that are of use; NaN without any."""
     component = graph.components()
-    label = component[graph.exposure]
-    known = np.isfinite(mag)
-    mag, label = mag[known], label[known]
+    rows = np.flatnonzero(use)
+    label = component[graph.exposure[rows]]
     order = np.argsort(label, kind="stable")
-    of = np.full(int(component.max(initial=-1)) + 1, np.nan)
-    ends = np.cumsum(np.bincount(label, minlength=of.size))
-    for c, rows in enumerate(np.split(order, ends[:-1]) if of.size else []):
-        if rows.size:
-            of[c] = np.quantile(mag[rows], quantile)
-    return np.asarray(of[component])
+    found = np.full(int(component.max(initial=-1)) + 1, np.nan)
+    ends = np.cumsum(np.bincount(label, minlength=found.size))
+    for c, mine in enumerate(np.split(rows[order], ends[:-1]) if found.size else []):
+        if mine.size:
+            found[c] = value(mine)
+    return np.asarray(found[component])
 
 
 MAGNITUDE_COLUMNS = ("background", "magnitude_slope", "slope_pivot", "nonlinearity")

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from calib.config import FLAT_GRADIENT, Config
 from calib.model.camera import Camera
-from calib.model.field import Field, Places
-from calib.model.focalplane import layout
+from calib.model.field import Field, Places, tangent_offsets
+from calib.model.focalplane import MOST_MEASUREMENTS, Layout, layout
 from calib.model.noise import LARGE
-from calib.model.rows import Rows, detector_codes
+from calib.model.rows import Rows, detector_codes, mean_positions
+from calib.model.skylayout import sky_layout
 from calib.tables.measurements import Measurements
 from calib.tables.reasons import mark
 from graphs import MeasurementGraph
@@ -207,25 +208,45 @@ def _places(
 ) -> tuple[Field | None, Places | None, NDArray[np.bool_] | None]:
     """Where measurements lie in the field, from the first of these that the table has; and which are not their star's.
 
-    x, y of one detector, or where each detector has its zero-point; ra, dec about the exposure's centre; x, y of
-    several detectors, where stars tell how they lie beside each other.
+    x, y of one detector, or where each detector has its zero-point; x, y of several detectors, where ra, dec tell how
+    they lie beside each other; ra, dec about the exposure's centre; x, y of several detectors, where stars tell it.
     """
     has, take = frame.columns, graph.order
     n_detectors = 1 if rows.detectors is None else len(rows.detectors)
     if "x" in has and "y" in has and (n_detectors == 1 or config.zeropoint_per == "detector"):
         which = None if n_detectors == 1 or rows.detector is None else rows.detector[take]
         return *Field.from_detector(frame["x"].to_numpy()[take], frame["y"].to_numpy()[take], which), None
+    several = "x" in has and "y" in has
+    if several and rows.detector is not None and "ra" in has and "dec" in has:
+        camera = _layout_on_sky(frame, nodes, graph, rows)
+        if camera is not None:
+            x, y, which = frame["x"].to_numpy()[take], frame["y"].to_numpy()[take], rows.detector[take]
+            return *Field.from_plane(x, y, which, camera), None
     if "ra" in has and "dec" in has and nodes["ra"].null_count() == 0:
         return *Field.from_sky(
             frame["ra"].to_numpy()[take], frame["dec"].to_numpy()[take], graph.exposure,
             nodes["ra"].to_numpy(), nodes["dec"].to_numpy(),
         ), None  # fmt: skip
-    if "x" in has and "y" in has and rows.detector is not None:
+    if several and rows.detector is not None:
         x, y, which = frame["x"].to_numpy()[take], frame["y"].to_numpy()[take], rows.detector[take]
         found = layout(graph, x, y, which, n_detectors)
         if found is not None:
             return *Field.from_plane(x, y, which, found[0]), found[1]
     return None, None, None
+
+
+def _layout_on_sky(frame: pl.DataFrame, nodes: pl.DataFrame, graph: MeasurementGraph, rows: Rows) -> Layout | None:
+    """Layout of the detectors from sky positions, in each exposure's tangent plane at the mean of its stars."""
+    assert rows.detector is not None
+    assert rows.detectors is not None
+    exposure = encode_ids(nodes["exposure_id"])[0][graph.exposure]
+    part = np.flatnonzero(exposure % max(1, -(-exposure.size // MOST_MEASUREMENTS)) == 0)  # whole exposures
+    take, exposure = graph.order[part], exposure[part]
+    ra, dec = (frame[c].to_numpy()[take] for c in ("ra", "dec"))
+    centre = mean_positions(frame[take].select("ra", "dec"), exposure, int(exposure.max(initial=-1)) + 1)
+    u = tangent_offsets(ra, dec, *centre[exposure].T)
+    x, y = (frame[c].to_numpy()[take].astype(float) for c in ("x", "y"))
+    return sky_layout(u[0] + 1j * u[1], x, y, exposure, rows.detector[take], len(rows.detectors))
 
 
 def _condition(nodes: pl.DataFrame, name: str) -> Array:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from calib.model.by_magnitude import SHAPES, ByMagnitude, MagnitudeTerms, pivots
+from calib.model.by_magnitude import SHAPES, ByMagnitude, MagnitudeTerms
 from calib.model.problem import Problem
 from calib.solve.normal import Estimate
 from calib.solve.robust import RobustFit, score_test
@@ -51,8 +51,9 @@ def _varies(fit: RobustFit, g: NDArray[np.floating]) -> float:
 def columns(fit: RobustFit, mag: Array) -> Mapping[str, Array]:
     """What the table of zero-points says of it, (E,) each of the nodes of a fit, for final magnitudes (S,) of stars."""
     design = fit.design
-    if design.by_magnitude is None:
+    term = design.by_magnitude
+    if term is None:
         return {}
-    shape = design.by_magnitude.shape
-    pivot = pivots(design.graph, mag, SHAPES[shape].quantile)
-    return MagnitudeTerms.columns(shape, fit.estimate.theta[: design.n_nodes, -1], pivot)
+    return MagnitudeTerms.columns(
+        term.shape, fit.estimate.theta[: design.n_nodes, -1], term.pivot(design.graph, mag)
+    )
