@@ -2,8 +2,8 @@
 
 The coefficient b_e is t-distributed about zero with a scale that is a restricted-likelihood estimate, and joins the
 unknowns of its node behind the surface's. What all exposures have in common of it moves the magnitudes of stars and no
-zero-point. An exposure has one shape, that by which residuals vary most: a slope taken for a background would move
-zero-points to those of the brightest stars, a nonlinearity taken for a slope to those of the middling ones.
+zero-point. A survey has one shape, that of the greatest evidence: a slope taken for a background would move zero-points
+to those of the brightest stars, a nonlinearity taken for a slope to those of the middling ones.
 """
 
 from __future__ import annotations
@@ -32,12 +32,11 @@ def by_magnitude(shape: str, problem: Problem, start: Estimate) -> ByMagnitude:
     return term
 
 
-def likeliest(fit: RobustFit, problem: Problem, start: Estimate) -> ByMagnitude | None:
-    """The shape by which residuals vary most from exposure to exposure; None where they vary with none."""
+def seen_in(fit: RobustFit, problem: Problem, start: Estimate) -> list[ByMagnitude]:
+    """Shapes by which residuals vary from exposure to exposure, that by which they vary most first."""
     terms = [by_magnitude(shape, problem, start) for shape in SHAPES]
-    seen = [_varies(fit, term.g) for term in terms]
-    best = int(np.argmax(seen))
-    return terms[best] if seen[best] > SEEN else None
+    varies = {term.shape: _varies(fit, term.g) for term in terms}
+    return sorted((t for t in terms if varies[t.shape] > SEEN), key=lambda t: -varies[t.shape])
 
 
 def _varies(fit: RobustFit, g: NDArray[np.floating]) -> float:

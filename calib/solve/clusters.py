@@ -26,6 +26,7 @@ from calib.solve.predictions import LARGE
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int32]
+Places = NDArray[np.float32]
 Cluster = Ints | NDArray[np.int64] | Literal["star", "measurement"]
 
 DRAWS = 64
@@ -36,17 +37,33 @@ SIDES_BYTES = 256e6
 """Right-hand sides that are held while there is no factor yet."""
 
 
-def patches(design: Design) -> Ints | NDArray[np.int64]:
-    """(n,), part of the exposure's field that each measurement lies in: stars near each other may err together.
+def patches(design: Design, xy: Places) -> Ints:
+    """(n,), part of the exposure's field that each measurement lies in: stars near each other may err together."""
+    return np.asarray(design.graph.exposure * np.int32(PATCHES**2) + cells(xy, PATCHES), np.int32)
 
-    Without places, stars that are also seen in the same other exposure are near each other.
+
+def places_by_stars(design: Design) -> Places:
+    """Where in the field measurements lie (n, 2), half fields, as far as the stars that exposures share tell it.
+
+    Exposures are laid out by the stars they share (`graphs.places`), stars at the mean of theirs; in each exposure the
+    stars' offsets are ranked, so that they fill its field. Which way is up is not known, and is the same everywhere.
     """
-    node = design.graph.exposure
-    if design.xy is None:
-        other = np.empty(node.size, np.int32)
-        _first_other(design.graph.star_ptr, node, other)
-        return node.astype(np.int64) << 32 | other
-    return np.asarray(node * np.int32(PATCHES**2) + cells(design.xy, PATCHES), np.int32)
+    graph = design.graph
+    node, star = graph.exposure, graph.star()
+    place = graph.exposure_graph().places()
+    visits = np.maximum(np.diff(graph.star_ptr), 1)
+    out = np.empty((node.size, 2), np.float32)
+    first = np.concatenate([[0], np.cumsum(np.bincount(node, minlength=graph.n_exposures))])
+    for k in range(2):
+        offset = (np.bincount(star, place[node, k], graph.n_stars) / visits)[star] - place[node, k]
+        offset = np.round(offset, 6).astype(np.float32)  # stars of the same exposures are at one place
+        order = np.lexsort((offset, node))
+        of, offset = node[order], offset[order]
+        starts = np.flatnonzero(np.append(True, (np.diff(of) != 0) | (np.diff(offset) != 0))[: of.size])
+        ends = np.append(starts[1:], of.size)[: starts.size]
+        rank = np.repeat(0.5 * (starts + ends), ends - starts)
+        out[order, k] = 2.0 * (rank - first[of]) / (first[of + 1] - first[of]) - 1.0
+    return out
 
 
 def wild_bootstrap(
@@ -107,13 +124,15 @@ def bootstrap_variances(
     """(E,) twice, mag^2: variance of zero-points by stars, and what errors shared by part of a field add to it.
 
     Structure of one exposure finer than its surface, and patterns that all exposures have in common: by patches of an
-    exposure, and by cells of the detector less what both hold. Each exposure's share of its variance is drawn towards
-    the survey's by as much as the draws scatter. Arguments as for `wild_bootstrap`; band int (E,), of each node.
+    exposure, and where places are given by cells of the detector less what both hold. Each exposure's share of its
+    variance is drawn towards the survey's by as much as the draws scatter. Arguments as for `wild_bootstrap`; band int
+    (E,), of each node.
     """
     design, top = equations.design, equations.topology
-    n, node, xy = design.n_nodes, design.graph.exposure, design.xy
-    clusters: list[Callable[[], Cluster]] = [lambda: "star", lambda: patches(design), lambda: "measurement"]
-    if xy is not None:
+    n, node = design.n_nodes, design.graph.exposure
+    xy = places_by_stars(design) if design.xy is None else design.xy
+    clusters: list[Callable[[], Cluster]] = [lambda: "star", lambda: patches(design, xy), lambda: "measurement"]
+    if design.xy is not None:
         clusters.append(lambda: band[node] * np.int32(CELLS**2) + cells(xy))
         clusters.append(lambda: node * np.int32(CELLS**2) + cells(xy))
     by_star, *terms = wild_bootstrap(
@@ -132,17 +151,6 @@ def bootstrap_variances(
     mean = float(share.mean())
     out[known] = variance[known] * np.maximum(mean + true / (true + noise + 1e-12) * (share - mean), 0.0)
     return by_star, out
-
-
-@njit(cache=True, nogil=True)
-def _first_other(star_ptr, node, out):
-    for s in range(star_ptr.size - 1):
-        for i in range(star_ptr[s], star_ptr[s + 1]):
-            low = node[i]
-            for j in range(star_ptr[s], star_ptr[s + 1]):
-                if node[j] != node[i] and (low == node[i] or node[j] < low):
-                    low = node[j]
-            out[i] = low
 
 
 @njit(cache=True, nogil=True)

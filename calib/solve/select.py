@@ -16,7 +16,7 @@ from calib.model.by_magnitude import SHAPES, ByMagnitude
 from calib.model.camera import FLAT
 from calib.model.problem import Problem
 from calib.solve.border import Border
-from calib.solve.by_magnitude import by_magnitude, likeliest
+from calib.solve.by_magnitude import by_magnitude, seen_in
 from calib.solve.design import BLOCK_SIZES, Design
 from calib.solve.instrument import Instrument
 from calib.solve.latent import latent_seeing, refreshed
@@ -259,14 +259,19 @@ def _tried(
             if found.evidence > best.evidence + GAIN:
                 best, kinds = found, n
     asked = config.magnitude_term
+    without = best
     if asked == "auto":
-        term = likeliest(best, part, start)
+        shapes = seen_in(best, part, start)
     else:
-        term = None if asked == "off" else by_magnitude(asked, part, start)
-    if term is not None and fits(best.design.degree, term.shape):
-        found = attempt(best.design.degree, "", best, kinds, term=term)
-        if asked != "auto" or found.evidence > best.evidence + GAIN:
+        shapes = [] if asked == "off" else [by_magnitude(asked, part, start)]
+    for shape in shapes:
+        if not fits(without.design.degree, shape.shape):
+            break
+        found = attempt(without.design.degree, "", without, kinds, term=shape)
+        if asked != "auto" or found.evidence > max(without.evidence + GAIN, best.evidence):
             best = found
+        if best is without:
+            break  # where the most visible gains nothing, the others will not
     term = best.design.by_magnitude
     if True in responses:
         found = attempt(best.design.degree, "seeing response", best, kinds, part.response, term)

@@ -1,12 +1,14 @@
 """The wild bootstrap by clusters: it agrees with errors that are right, and sees what measurements share."""
 
 import numpy as np
+import polars as pl
 import pytest
 
 from calib.config import Config
-from calib.solve.clusters import DRAWS, _bits, _keys, bootstrap_variances, patches, wild_bootstrap
+from calib.solve.clusters import DRAWS, _bits, _keys, bootstrap_variances, patches, places_by_stars, wild_bootstrap
 from calib.solve.methods import solve_wls
 from calib.solve.normal import NormalEquations
+from calib.solve.select import design_of
 
 PLAIN = Config(surface="off", seeing_response="off", extinction="off", score=False)
 
@@ -55,7 +57,7 @@ def test_draws_are_those_of_signed_residuals(survey, problem_of):
     problem = problem_of(survey(seed=5, n_stars=40)[0])
     solved = solve_wls(problem, PLAIN)
     eq, residual = solved.equations, solved.fit.estimate.residual
-    cluster = patches(eq.design)
+    cluster = patches(eq.design, places_by_stars(eq.design))
     left = np.sqrt(1.0 - eq.w * solved.spread.prediction)
     drawn = []
     for k in range(DRAWS):
@@ -117,17 +119,54 @@ def test_independent_noise_is_not_called_coherent(survey, problem_of):
     assert np.mean(shares) < 0.12
 
 
-def test_structure_that_part_of_a_field_shares_is_seen(survey, problem_of):
-    frame, _ = survey(seed=6, n_stars=600)
+def mapped(seed, n_exposures=80, n_stars=900):
+    """Table of fields of one degree beside and over each other, and where each row lies in its field, half fields."""
+    rng = np.random.default_rng(seed)
+    sky = rng.uniform(-1.5, 1.5, (n_stars, 2))
+    middle = rng.uniform(-1.0, 1.0, (n_exposures, 2))
+    exposure, star = np.nonzero((np.abs(sky[None] - middle[:, None]) < 0.5).all(2))
+    magnitude, z = rng.uniform(15, 18, n_stars), rng.normal(0, 0.2, n_exposures)
+    mag = magnitude[star] - z[exposure] + 0.01 * rng.normal(size=star.size)
+    frame = pl.DataFrame({"star_id": star, "exposure_id": exposure, "mag": mag, "mag_err": 0.01})
+    return frame, 2.0 * (sky[star] - middle[exposure])
+
+
+def test_stars_that_exposures_share_tell_where_in_the_field_they_are(problem_of):
+    """Up to a turn and a flip that all exposures have in common; to the edge where there is no neighbour, badly."""
+    for seed in range(3):
+        frame, truth = mapped(seed)
+        problem = problem_of(frame)
+        xy = places_by_stars(design_of(problem, 0))
+        truth = truth[problem.graph.order]
+        basis = np.column_stack([xy, np.ones(len(xy))])
+        left = truth - basis @ np.linalg.lstsq(basis, truth, rcond=None)[0]
+        assert (left.var(0) < 0.35 * truth.var(0)).all()
+
+
+def test_places_by_stars_do_not_hang_on_names(problem_of):
+    frame, _ = mapped(1, n_exposures=30)
+    rng = np.random.default_rng(0)
+    names = rng.permutation(5000)
+    other = frame.with_columns(star_id=pl.Series(names[frame["star_id"].to_numpy()]))[rng.permutation(frame.height)]
+    kept = []
+    for table in (frame, other):
+        problem = problem_of(table)
+        xy = places_by_stars(design_of(problem, 0))
+        row = np.lexsort((table["mag"].to_numpy()[problem.graph.order],))
+        kept.append(np.abs(xy[row]))
+    np.testing.assert_allclose(kept[0], kept[1], atol=1e-4)
+
+
+def test_structure_that_part_of_a_field_shares_is_seen_without_places(problem_of):
+    frame, place = mapped(6)
     rng = np.random.default_rng(2)
-    problem = problem_of(frame)
-    patch = np.unique(patches(solve_wls(problem, PLAIN).fit.design), return_inverse=True)[1]
-    row = problem.graph.order
-    shared, alone = np.zeros(frame.height), np.zeros(frame.height)
-    shared[row] = rng.normal(0, 0.02, patch.max() + 1)[patch]
-    alone[row] = rng.permutation(shared[row])
-    seen, unseen = (
-        coherent_share(problem_of(frame.with_columns(mag=frame["mag"].to_numpy() + x))) for x in (shared, alone)
+    fall = rng.normal(0, 0.02, (80, 2))  # across the field of each exposure
+    shared = (fall[frame["exposure_id"].to_numpy()] * place).sum(1)
+    alone = rng.permutation(shared)
+    seen, unseen, none = (
+        coherent_share(problem_of(frame.with_columns(mag=frame["mag"].to_numpy() + x)))
+        for x in (shared, alone, np.zeros(frame.height))
     )
     assert seen > 2.0
     assert unseen < 0.3 * seen
+    assert none < 0.15
