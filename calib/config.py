@@ -49,7 +49,8 @@ class Config:
         offset of each cell of its field, a star flat.
     extinction
         ``auto`` or ``on``: zero-points of a night and band are tied by extinction linear in airmass, as tightly as the
-        night's own scatter allows; ``off``: they are free.
+        night's own scatter allows, and differential extinction over the field is taken off where it is known; ``off``:
+        zero-points are free and magnitudes left as they are.
     site
         Longitude to the east and latitude, deg: what airmass is worked out from where a table names none but mjd, ra
         and dec; empty where unknown.

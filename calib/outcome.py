@@ -221,8 +221,11 @@ def _zeropoints(
         columns["stability"] = np.where(linked, stability(node, per.influence, n), np.nan)
     if fit.design.response is not None and problem.response is None:
         columns[LATENT_SEEING] = fit.design.response
-    for k in range(1, K):
-        columns[SURFACE_COLUMNS[k - 1]] = np.where(linked, fit.estimate.theta[:n, k], np.nan)
+    for k in range(1, K if problem.tilt is None else len(SURFACE_COLUMNS) + 1):
+        surface = fit.estimate.theta[:n, k] if k < K else np.zeros(n)
+        if problem.tilt is not None:
+            surface = surface + problem.tilt[:n, k - 1]
+        columns[SURFACE_COLUMNS[k - 1]] = np.where(linked, surface, np.nan)
     columns |= {name: np.where(linked, v, np.nan) for name, v in by_magnitude.columns(fit, mag).items()}
     levels = fit.terms.border.levels
     if levels is not None:
@@ -303,8 +306,9 @@ def _model(problem: Problem, solved: Solved) -> dict[str, Any]:
     if terms.levels is not None:
         learned |= {f"night_{name}_mag": prior.scale**0.5 for name, prior in terms.levels.groups.items()}
     bands = problem.bands[: len(problem.bands) - problem.n_catalogue]  # the catalogues' noise is told by component
+    placed = fit.design.degree > 0 or flat or problem.tilt is not None
     return {
-        "field": problem.field.to_json() if problem.field is not None and (fit.design.degree or flat) else None,
+        "field": problem.field.to_json() if problem.field is not None and placed else None,
         "detectors": detectors,
         "seeing_scale": None if fit.design.star_block == 1 or problem.seeing_scale is None else [*problem.seeing_scale],
         "floor_mag": {b: float(np.sqrt(f)) for b, f in zip(bands, noise.floor, strict=False)},
@@ -346,7 +350,7 @@ def _measurements(
         out.residual[rows] = value - mag[star]
 
     graph, star_of = problem.graph, problem.graph.star()
-    xy = problem.xy if solved.fit.design.degree > 0 else None
+    xy = problem.xy if solved.fit.design.degree > 0 or problem.tilt is not None else None
     shifted = solved.fit.equations.m  # with the terms of the instrument
     solvable = np.isfinite(calibrator.zeropoint)
     for start in range(0, problem.m.size, ROWS):
@@ -355,7 +359,8 @@ def _measurements(
             at = start + np.flatnonzero(graph.exposure[at] < problem.n_exposures)
         row, star, node = graph.order[at], star_of[at], graph.exposure[at]
         places = None if xy is None else xy[at]
-        put(row, star, *calibrator.at_places(shifted[at], problem.err[at], node, places, b[star]))
+        m = shifted[at] if problem.tilt is None else shifted[at] - problem.surface_of(problem.tilt, at)
+        put(row, star, *calibrator.at_places(m, problem.err[at], node, places, b[star]))
         out.weight[row] = np.where(solvable[node], per.weight[at], 0.0)
         out.outlier_probability[row] = per.outlier[at]
         out.used[row] = solvable[node]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from calib.model.problem import Problem
 from calib.model.rows import NamedRows
 from calib.outcome import outcome
 from calib.solution import Solution
+from calib.solve.differential import without_differential_extinction
 from calib.solve.held_out_nights import NightSplit, score_nights
 from calib.solve.methods import Solved, resolve_robust, solve_robust, solve_wls
 from calib.solve.select import deciding_part
@@ -108,6 +109,7 @@ def calibrate(
             " matrix is written; leave it out, and ask Solution.covariance for some, after"
             " calibrate(..., keep_covariance=True)"
         )
+    problem, differential = without_differential_extinction(problem, measurements.frame, config)
     # the problem has sorted and numbered for itself what the table holds: a large survey is held once
     unused = measurements.frame.filter(~measurements.usable)
     measurements = replace(measurements, frame=measurements.frame.clear())
@@ -163,7 +165,7 @@ def calibrate(
             "inflation": {str(c): float(v) for c, v in enumerate(solved.inflation) if v > 1.0},
             "bootstrap_ratio": solved.bootstrap_ratio,
         },
-        "model": made.model,
+        "model": made.model | {"differential_extinction": None if differential is None else asdict(differential)},
         "timings": clock.seconds,
         "memory_mb": clock.memory,
         "peak_memory_mb": _peak_mb(),

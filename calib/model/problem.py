@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from calib.config import FLAT_GRADIENT, Config
 from calib.model.camera import Camera
+from calib.model.differential import basis
 from calib.model.field import Field, Places, tangent_offsets
 from calib.model.focalplane import MOST_MEASUREMENTS, Layout, layout
 from calib.model.noise import LARGE
@@ -67,6 +68,9 @@ class Problem:
         theirs are asked for, where each has its zero-point, or where the survey is too large for cells.
     flat_gradient
         As in `calib.config.Config`, mag.
+    tilt
+        (E, 5), coefficients of surfaces, mag, that magnitudes have had added already (differential extinction); None
+        where none.
     """
 
     graph: MeasurementGraph
@@ -89,6 +93,7 @@ class Problem:
     survey_nodes: NDArray[np.int64] | None = None
     camera: Camera | None = None
     flat_gradient: float = FLAT_GRADIENT
+    tilt: Array | None = None
 
     @classmethod
     def of(cls, measurements: Measurements, config: Config) -> Problem:
@@ -152,6 +157,11 @@ class Problem:
     def centre(self) -> Array:
         """(6,), mean of the surface's basis over the field."""
         return np.zeros(6) if self.field is None else np.asarray(self.field.centre)
+
+    def surface_of(self, coefficients: Array, part: slice | NDArray[np.integer]) -> Array:
+        """What surfaces of such coefficients (E, 5) are at some of the measurements, mag."""
+        assert self.xy is not None
+        return np.asarray((coefficients[self.graph.exposure[part]] * basis(self.xy[part], self.centre)[:, 1:]).sum(1))
 
     @property
     def input_row(self) -> NDArray[np.integer]:
