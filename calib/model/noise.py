@@ -58,6 +58,25 @@ LEAST_FREE = 1e-3
 
 
 @dataclass
+class Stride:
+    """Steps in a logarithm that overshoot where others answer to the same residuals: shorter ones after each turn.
+
+    As in resilient propagation (Riedmiller & Braun 1993, IEEE Int. Conf. Neural Networks, 586).
+    """
+
+    last: Array | None = None
+    reach: Array | None = None
+
+    def __call__(self, step: Array) -> Array:
+        """The step, no longer than it may be."""
+        reach = np.ones(step.size)
+        if self.last is not None and self.reach is not None:
+            reach = np.where(step * self.last < 0, 0.4 * self.reach, np.minimum(1.5 * self.reach, 1.0))
+        self.last, self.reach = np.clip(step, -reach, reach), reach
+        return self.last
+
+
+@dataclass
 class NoiseModel:
     """Parameters of the noise, in mag and mag^2.
 
@@ -77,8 +96,8 @@ class NoiseModel:
         Learned shares of the grids of variability, of excess and of contamination.
     level
         int8 (E,), place on `CONTAMINATIONS` of each node's share of measurements of anything but their stars.
-    floor_step, floor_reach
-        (B,), the last step of the floor in its logarithm, and the longest that the next may be.
+    floor_stride, scale_stride
+        How far the last steps of the floor, and of nodes' error scales, went.
     """
 
     error_scale2: Array
@@ -91,8 +110,8 @@ class NoiseModel:
     excess_shares: Array = field(default_factory=lambda: USUAL_EXCESS.copy())
     contamination_shares: Array = field(default_factory=lambda: USUAL_CONTAMINATION.copy())
     level: NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, np.int8))
-    floor_step: Array | None = None
-    floor_reach: Array | None = None
+    floor_stride: Stride = field(default_factory=Stride)
+    scale_stride: Stride = field(default_factory=Stride)
 
     def __post_init__(self) -> None:
         """Nodes are not contaminated unless said."""
@@ -119,7 +138,7 @@ class NoiseModel:
         """An independent copy for some of the nodes."""
         part = self.copy()
         part.error_scale2, part.excess, part.band = self.error_scale2[nodes], self.excess[nodes], self.band[nodes]
-        part.level = self.level[nodes]
+        part.level, part.scale_stride = self.level[nodes], Stride()
         return part
 
     def spread_over(self, band: NDArray[np.int32]) -> NoiseModel:
@@ -174,19 +193,12 @@ class NoiseModel:
             c2 * (sums.score_sigma - sums.rate_sigma) + SCALE_STRENGTH * (belief - 1.0),
             loss * c2**2 * sums.information_sigma + SCALE_STRENGTH * belief,
         )
-        self.error_scale2 = c2 * np.exp(step)
+        self.error_scale2 = c2 * np.exp(self.scale_stride(step))
         known = np.maximum(sums.count, 1e-9)
         self.survey_scale2 = np.exp(pooled(np.log(self.error_scale2) * known) / pooled(known))
         f = self.floor
         step = _step(pooled(sums.score_one - sums.rate_one) * f, loss * f**2 * pooled(sums.information_one))
-        reach = np.ones(f.size)
-        if self.floor_step is not None and self.floor_reach is not None:
-            # where a few measurements far brighter than the rest decide, steps overshoot: shorter ones after each turn
-            turned = step * self.floor_step < 0
-            reach = np.where(turned, 0.4 * self.floor_reach, np.minimum(1.5 * self.floor_reach, 1.0))
-        step = np.clip(step, -reach, reach)
-        self.floor_step, self.floor_reach = step, reach
-        self.floor = np.maximum(f * np.exp(step), TINY)
+        self.floor = np.maximum(f * np.exp(self.floor_stride(step)), TINY)
         if sums.excess_likelihood is not None:
             joint = sums.excess_likelihood  # written over: of large surveys it is large
             levels = joint.shape[2]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from calib.model.noise import CONTAMINATION_LEVELS, EXCESS_GRID, VARIABILITY_GRID, NoiseModel, weigh
+from calib.model.noise import CONTAMINATION_LEVELS, EXCESS_GRID, VARIABILITY_GRID, NoiseModel, Stride, weigh
 from calib.model.tails import CONTAMINATIONS, MULTIPLES, Tails, tail_histogram
 
 
@@ -354,3 +354,15 @@ def test_a_star_varies_perceptibly_where_its_measurements_could_show_it(noise, v
     found = weigh(model, np.array([0, visits]), np.zeros(visits, np.int32), err, (y - y.mean()) ** 2)
     assert low <= found.perceptible[0] <= high
     assert found.perceptible[0] <= found.variable[0]
+
+
+def test_a_stride_that_turns_is_shorter_and_one_that_goes_on_grows():
+    stride = Stride()
+    ahead = np.array([5.0, 0.2])
+    np.testing.assert_array_equal(stride(ahead), [1.0, 0.2])
+    np.testing.assert_allclose(stride(-ahead), [-0.4, -0.2])  # the short one is within its reach either way
+    np.testing.assert_allclose(stride(ahead), [0.16, 0.16])
+    np.testing.assert_allclose(stride(ahead), [0.24, 0.2])
+    for _ in range(9):
+        last = stride(ahead)
+    np.testing.assert_allclose(last, [1.0, 0.2])
