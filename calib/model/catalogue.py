@@ -69,6 +69,7 @@ def with_catalogue(problem: Problem, reference: pl.DataFrame) -> Problem:
         airmass=_longer(problem.airmass, np.full(more, np.nan)), mjd=_longer(problem.mjd, np.full(more, np.nan)),
         log_seeing=_longer(problem.log_seeing, np.zeros(more)),
         camera=None if problem.camera is None else problem.camera.with_catalogue(place),
+        tilt=_longer(problem.tilt, np.zeros((more, 5))),
     )
 
 

@@ -56,9 +56,9 @@ def without_differential_extinction(
     """The problem with the surfaces of differential extinction taken off; as it was where they are not known."""
     given = ("ra", "dec", "mjd", *(() if config.site else ("airmass",)))
     nodes, n = problem.nodes, problem.n_exposures
-    if config.extinction == "off" or problem.xy is None or not {"ra", "dec"} <= set(frame.columns):
+    if config.extinction == "off" or config.method == "wls" or problem.xy is None:
         return problem, None
-    if not set(given) <= set(nodes.columns):
+    if not set(given) <= set(nodes.columns) or not {"ra", "dec"} <= set(frame.columns):
         return problem, None
     ra, dec, mjd, *x = (nodes[c].cast(pl.Float64).fill_null(np.nan).to_numpy()[:n] for c in given)
     site = (float(config.site[0]), float(config.site[1])) if config.site else site_of(ra, dec, mjd, x[0])

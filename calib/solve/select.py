@@ -340,7 +340,7 @@ def without_idle(problem: Problem) -> Problem:
         nodes=problem.nodes[nodes], band=of(problem.band), night=of(problem.night), response=of(problem.response),
         airmass=of(problem.airmass), mjd=of(problem.mjd), log_seeing=of(problem.log_seeing),
         n_catalogue=int((nodes >= problem.n_exposures).sum()),
-        survey_nodes=nodes if problem.survey_nodes is None else problem.survey_nodes[nodes],
+        survey_nodes=nodes if problem.survey_nodes is None else problem.survey_nodes[nodes], tilt=of(problem.tilt),
     )  # fmt: skip
 
 

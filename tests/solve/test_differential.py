@@ -116,3 +116,29 @@ def test_extinction_is_what_nights_agree_on_drawn_to_the_usual():
     for table in (exposures, exposures.drop("airmass")):
         problem = Problem.of(read_measurements(frame, exposures=table), ROBUST)
         assert extinction(problem, 1.0) == (pytest.approx([USUAL]), pytest.approx([SPREAD]))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_catalogues_have_no_field_to_see_air_through():
+    frame, exposures, z = wide(1)
+    rng = np.random.default_rng(0)
+    magnitude = frame.with_columns(m=pl.col("mag") + pl.Series(z[frame["exposure_id"].to_numpy()]))
+    reference = magnitude.group_by("star_id", maintain_order=True).agg(mag=pl.col("m").mean())
+    reference = reference.with_columns(mag_err=0.01, mag=pl.col("mag") + 0.01 * rng.normal(size=reference.height))
+    for extinction_is in ("auto", "on"):
+        config = Config(method="robust", score=False, extinction=extinction_is)
+        solution = calibrate(frame, exposures=exposures, reference=reference, config=config)
+        table = solution.frames["zeropoints"]
+        assert table["anchored"].all()
+        assert np.abs(table["zeropoint"].to_numpy() - z[table["exposure_id"]]).max() < 0.02
+        again, _ = Applier(solution)(read_measurements(frame, exposures=exposures))
+        np.testing.assert_allclose(
+            again["calibrated_mag"].to_numpy(), solution.measurements["calibrated_mag"].value, atol=1e-6
+        )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_least_squares_alone_leaves_it():
+    frame, exposures, _ = wide(1)
+    solution = calibrate(frame, exposures=exposures, config=Config(method="wls", score=False))
+    assert solution.diagnostics["model"]["differential_extinction"] is None
