@@ -37,8 +37,9 @@ def anchored_by_catalogue(problem: Problem, solved: Solved) -> tuple[Anchors, Ar
     component = top.component[nodes]
     anchored = np.zeros(top.n_components, bool)
     anchored[component] = True
-    # its rows lie at the middle of the field, where a surface is not quite zero
-    at_middle = basis(np.zeros((1, 2), np.float32), fit.design.block, fit.design.arrays[1])[0]
+    # its rows lie at the middle of the field, where a surface is not quite zero, and no exposure does to them what it
+    # does to stars by their magnitude
+    at_middle = basis(np.zeros((1, 3), np.float32), fit.design.block, fit.design.arrays[1])[0]
     theta = equations.centred(fit.estimate.theta)
     offset = np.zeros(top.n_components)
     offset[component] = -theta[nodes] @ at_middle

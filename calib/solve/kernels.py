@@ -45,6 +45,8 @@ def phi(xy, i, K, centre, out):
 def basis(xy, K, centre):
     # phi of every measurement, (n, K)
     n = xy.shape[0]
+    if has_magnitude_term(K) and xy.shape[1] < 3:
+        raise ValueError("a term by magnitude needs its g beside the places")
     out = np.empty((n, K))
     for i in range(n):
         phi(xy, i, K, centre, out[i])

@@ -7,9 +7,12 @@ import pytest
 from calib import Config, calibrate
 from calib.apply import Applier
 from calib.model.by_magnitude import MAGNITUDE_COLUMNS, MOST_FLUX, SHAPES
+from calib.model.catalogue import with_catalogue
 from calib.model.problem import Problem
+from calib.solve.anchoring import anchored_by_catalogue
 from calib.solve.by_magnitude import by_magnitude, seen_in
-from calib.solve.methods import refit
+from calib.solve.kernels import basis
+from calib.solve.methods import refit, solve_robust
 from calib.solve.normal import Topology
 from calib.solve.robust import absolute_start
 from calib.solve.select import design_of, robust_fit
@@ -191,3 +194,25 @@ def test_residuals_show_it_before_it_is_tried():
             shown[shape] += bool(seen) if shape == "none" else seen[:1] == [shape]
     assert [shown[shape] for shape in SHAPES] == [10, 10, 10]
     assert shown["none"] <= 3
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_errors_against_a_catalogue_are_of_the_zeropoint_alone(shape):
+    """No exposure does anything to a catalogue's stars: g of its rows, and of its gauge, is zero."""
+    frame, z, _ = survey(4, shape)
+    stars = frame.with_columns(m=pl.col("mag") + pl.Series(z[frame["exposure_id"].to_numpy()]))
+    reference = stars.group_by("star_id").agg(mag=pl.col("m").median()).sort("star_id").with_columns(mag_err=0.02)
+    nights = frame.with_columns(night=pl.col("exposure_id") // 10, airmass=1.0 + pl.col("exposure_id") % 10 * 0.1)
+    config = Config(method="robust", score=False, magnitude_term=shape, extinction="on")
+    problem = with_catalogue(Problem.of(read_measurements(nights), config), reference)
+    _, functional = anchored_by_catalogue(problem, solve_robust(problem, config))
+    np.testing.assert_array_equal(functional[30], [1.0, 0.0])
+    table = calibrate(nights, reference=reference, config=config).frames["zeropoints"]
+    assert table["anchored"].all()
+    assert (table["zeropoint_err"] < 0.02).all()
+
+
+def test_a_basis_without_g_is_refused_and_not_read_past_its_end():
+    with pytest.raises(ValueError, match="g beside the places"):
+        basis(np.zeros((1, 2), np.float32), 2, np.zeros(2))
+    np.testing.assert_array_equal(basis(np.full((1, 3), 0.5, np.float32), 2, np.zeros(2)), [[1.0, 0.5]])
