@@ -22,6 +22,7 @@ from calib.model.tails import MULTIPLES
 from calib.solve import by_magnitude
 from calib.solve.anchoring import anchored_by_catalogue, anchored_by_stars
 from calib.solve.conditions import conditions_of
+from calib.solve.differential import surface_of
 from calib.solve.influence import influence, stability
 from calib.solve.methods import Solved
 from calib.solve.shared import shared_errors
@@ -359,7 +360,7 @@ def _measurements(
             at = start + np.flatnonzero(graph.exposure[at] < problem.n_exposures)
         row, star, node = graph.order[at], star_of[at], graph.exposure[at]
         places = None if xy is None else xy[at]
-        m = shifted[at] if problem.tilt is None else shifted[at] - problem.surface_of(problem.tilt, at)
+        m = shifted[at] if problem.tilt is None else shifted[at] - surface_of(problem, problem.tilt, at)
         put(row, star, *calibrator.at_places(m, problem.err[at], node, places, b[star]))
         out.weight[row] = np.where(solvable[node], per.weight[at], 0.0)
         out.outlier_probability[row] = per.outlier[at]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from graphs.errors import GraphError
 
 if TYPE_CHECKING:
     from graphs.exposures import ExposureGraph
+    from graphs.measurements import Floats, MeasurementGraph
 
 Float64s = NDArray[np.float64]
 
@@ -56,6 +58,27 @@ def places(graph: ExposureGraph, landmarks: int = LANDMARKS) -> Float64s:
             part = near if nodes.size == graph.n_exposures else near[nodes][:, nodes]
             out[nodes] = _embedded(_from_landmarks(part, landmarks))
     return out
+
+
+def star_offsets(graph: MeasurementGraph, own: Floats | None = None) -> Iterator[Float64s]:
+    """How far each measurement's star lies from its exposure, field widths: (n_measurements,) along each of two ways.
+
+    Exposures lie where `places` puts them, stars at the mean of theirs.
+
+    Parameters
+    ----------
+    graph
+        Stars and exposures.
+    own
+        (n_measurements,), 1 for those that tell places, 0 for others; all where not given.
+    """
+    node, star = graph.exposure, graph.star()
+    place = graph.exposure_graph(own).places()
+    visits = np.maximum(np.bincount(star, own, graph.n_stars), 1)
+    for k in range(2):
+        along = place[node, k]
+        at = np.bincount(star, along if own is None else own * along, graph.n_stars) / visits
+        yield at[star] - along
 
 
 def _distances(graph: ExposureGraph) -> sparse.csr_array:

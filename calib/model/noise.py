@@ -23,6 +23,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from calib.model.stride import Stride
 from calib.model.tails import CONTAMINATIONS, OUTLIER, Tails, look, spot, tail_histogram
 
 Array = NDArray[np.float64]
@@ -55,25 +56,6 @@ LARGE = 2_000_000
 """Measurements from which weights are kept in single precision."""
 LEAST_FREE = 1e-3
 """Share of a measurement below which its residual is rounding."""
-
-
-@dataclass
-class Stride:
-    """Steps in a logarithm that overshoot where others answer to the same residuals: shorter ones after each turn.
-
-    As in resilient propagation (Riedmiller & Braun 1993, IEEE Int. Conf. Neural Networks, 586).
-    """
-
-    last: Array | None = None
-    reach: Array | None = None
-
-    def __call__(self, step: Array) -> Array:
-        """The step, no longer than it may be."""
-        reach = np.ones(step.size)
-        if self.last is not None and self.reach is not None:
-            reach = np.where(step * self.last < 0, 0.4 * self.reach, np.minimum(1.5 * self.reach, 1.0))
-        self.last, self.reach = np.clip(step, -reach, reach), reach
-        return self.last
 
 
 @dataclass

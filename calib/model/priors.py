@@ -8,11 +8,13 @@ nothing varies S goes to zero and the term is gone; one cloudy exposure keeps it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
+
+from calib.model.stride import Stride
 
 Array = NDArray[np.float64]
 
@@ -44,8 +46,7 @@ class GroupPrior:
     dof: float = 3.0
     strength: float = 0.0
     usual: float = 1e-6
-    _step: float = 0.0
-    _reach: float = 1.5
+    _stride: Stride = field(default_factory=lambda: Stride(1.5))
 
     def precision(self, square: Array, variance: Array) -> Array:
         """Expected precision (groups,) of each coefficient, from the sums of squares and of posterior variances."""
@@ -70,15 +71,7 @@ class GroupPrior:
         determined = np.maximum(self.size - weight * v / self.scale, 0.0)
         score = (weight * q / self.scale - determined).sum() + self.strength * (self.usual / self.scale - 1.0)
         information = (determined**2).sum() / self.size + self.strength
-        step = score / max(information, 1e-9)
-        self._reach = (
-            min(1.5 * self._reach, 1.5)
-            if step * self._step > 0
-            else 0.4 * self._reach
-            if step * self._step < 0
-            else 1.5
-        )
-        self._step = step = float(np.clip(step, -self._reach, self._reach))
+        step = float(self._stride(np.asarray(score / max(information, 1e-9))))
         before, self.scale = self.scale, max(self.scale * float(np.exp(step)), SMALLEST)
         return abs(float(np.log(self.scale / before))) if max(before, self.scale) > MATTERS else 0.0
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from calib.config import FLAT_GRADIENT, Config
 from calib.model.camera import Camera
-from calib.model.differential import basis
 from calib.model.field import Field, Places, tangent_offsets
 from calib.model.focalplane import MOST_MEASUREMENTS, Layout, layout
 from calib.model.noise import LARGE
@@ -157,11 +156,6 @@ class Problem:
     def centre(self) -> Array:
         """(6,), mean of the surface's basis over the field."""
         return np.zeros(6) if self.field is None else np.asarray(self.field.centre)
-
-    def surface_of(self, coefficients: Array, part: slice | NDArray[np.integer]) -> Array:
-        """What surfaces of such coefficients (E, 5) are at some of the measurements, mag."""
-        assert self.xy is not None
-        return np.asarray((coefficients[self.graph.exposure[part]] * basis(self.xy[part], self.centre)[:, 1:]).sum(1))
 
     @property
     def input_row(self) -> NDArray[np.integer]:

@@ -23,6 +23,7 @@ from calib.solve import kernels
 from calib.solve.design import Design
 from calib.solve.normal import NormalEquations, Spread
 from calib.solve.predictions import LARGE
+from graphs.places import star_offsets
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -45,17 +46,13 @@ def patches(design: Design, xy: Places) -> Ints:
 def places_by_stars(design: Design) -> Places:
     """Where in the field measurements lie (n, 2), half fields, as far as the stars that exposures share tell it.
 
-    Exposures are laid out by the stars they share (`graphs.places`), stars at the mean of theirs; in each exposure the
-    stars' offsets are ranked, so that they fill its field. Which way is up is not known, and is the same everywhere.
+    In each exposure the offsets of its stars (`graphs.places.star_offsets`) are ranked, so that they fill its field.
+    Which way is up is not known, and is the same everywhere.
     """
-    graph = design.graph
-    node, star = graph.exposure, graph.star()
-    place = graph.exposure_graph().places()
-    visits = np.maximum(np.diff(graph.star_ptr), 1)
+    node = design.graph.exposure
     out = np.empty((node.size, 2), np.float32)
-    first = np.concatenate([[0], np.cumsum(np.bincount(node, minlength=graph.n_exposures))])
-    for k in range(2):
-        offset = (np.bincount(star, place[node, k], graph.n_stars) / visits)[star] - place[node, k]
+    first = np.concatenate([[0], np.cumsum(np.bincount(node, minlength=design.n_nodes))])
+    for k, offset in enumerate(star_offsets(design.graph)):
         offset = np.round(offset, 6).astype(np.float32)  # stars of the same exposures are at one place
         order = np.lexsort((offset, node))
         of, offset = node[order], offset[order]

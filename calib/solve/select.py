@@ -261,13 +261,13 @@ def _tried(
     asked = config.magnitude_term
     without = best
     if asked == "auto":
-        shapes = seen_in(best, part, start)
+        possible = seen_in(best, part, start)
     else:
-        shapes = [] if asked == "off" else [by_magnitude(asked, part, start)]
-    for shape in shapes:
-        if not fits(without.design.degree, shape.shape):
+        possible = [] if asked == "off" else [by_magnitude(asked, part, start)]
+    for one in possible:
+        if not fits(without.design.degree, one.shape):
             break
-        found = attempt(without.design.degree, "", without, kinds, term=shape)
+        found = attempt(without.design.degree, "", without, kinds, term=one)
         if asked != "auto" or found.evidence > max(without.evidence + GAIN, best.evidence):
             best = found
         if best is without:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.model.problem import Problem
+from graphs.places import star_offsets
 
 Array = NDArray[np.float64]
 
@@ -23,11 +24,8 @@ def gradient_patterns(problem: Problem) -> Iterator[Array]:
 
     Exposures are placed beside each other by the stars they share (`graphs.places`), stars at the mean of theirs.
     """
-    graph = problem.graph
-    node, star = graph.exposure, graph.star()
-    own = (node < problem.n_exposures).astype(np.float32)
-    place = 2.0 * problem.flat_gradient * graph.exposure_graph(None if own.all() else own).places()
-    visits = np.maximum(np.bincount(star, own, graph.n_stars), 1)
-    for k in range(2):
-        at = np.bincount(star, own * place[node, k], visits.size) / visits
-        yield own * (at[star] - place[node, k])
+    own = None
+    if problem.n_catalogue:
+        own = (problem.graph.exposure < problem.n_exposures).astype(np.float32)
+    for offset in star_offsets(problem.graph, own):
+        yield 2.0 * problem.flat_gradient * (offset if own is None else own * offset)

@@ -1,9 +1,9 @@
-"""Where a telescope stands, and how airmass goes over a field, held against astropy's coordinates."""
+"""Where a telescope stands, held against astropy's coordinates."""
 
 import numpy as np
 import pytest
 
-from calib.model.differential import across_fields, airmass, basis, site_of
+from calib.model.differential import airmass, site_of
 from calib.tables.airmass import airmass as by_astropy
 
 SITES = [(-116.86, 33.36), (289.26 - 360.0, -30.24), (149.06, -31.27)]
@@ -47,43 +47,3 @@ def test_airmasses_of_no_site_give_none():
     two = np.arange(ra.size) % 2 == 0
     elsewhere = by_astropy(ra, dec, mjd - 0.2, SITES[0])
     assert site_of(ra, dec, mjd, np.where(two, given, elsewhere)) is None
-
-
-@pytest.mark.parametrize("half", [0.5, 3.5, 10.0])
-def test_airmass_over_a_field_is_astropys_however_it_was_turned(half):
-    rng = np.random.default_rng(3)
-    site, per = SITES[1], 400
-    ra0, dec0, mjd, _ = pointings(site, n=12)
-    high = np.flatnonzero(airmass(ra0, dec0, mjd, site) < 1.4)
-    ra0, dec0, mjd = ra0[high], np.clip(dec0[high], -70, 60), mjd[high]
-    n = high.size
-    node = np.repeat(np.arange(n), per)
-    xy = rng.uniform(-1, 1, (node.size, 2))
-    turn = rng.uniform(-np.pi, np.pi, n)[node]
-    c, s = np.cos(turn), np.sin(turn)
-    dec = dec0[node] + half * (s * xy[:, 0] + c * xy[:, 1])
-    ra = ra0[node] + half * (c * xy[:, 0] - s * xy[:, 1]) / np.cos(np.radians(dec))
-    centre = np.array([0.0, 0.0, 0.0, 1 / 3, 0.0, 1 / 3])
-    places = xy.astype(np.float32)
-    found = across_fields(places, centre, node, ra, dec, mjd, site)
-    expected = by_astropy(ra, dec, mjd[node], site)
-    left = expected - (found[node] * basis(places, centre)[:, 1:]).sum(1)
-    left -= (np.bincount(node, left) / per)[node]
-    about = expected - (np.bincount(node, expected) / per)[node]
-    assert left.std() < 0.08 * about.std()
-
-
-def test_few_stars_tell_a_plane_and_fewer_nothing():
-    site = SITES[1]
-    ra0, dec0, mjd, _ = pointings(site, n=9)
-    ra0, dec0, mjd = ra0[:3], dec0[:3], mjd[:3]
-    rng = np.random.default_rng(0)
-    node = np.repeat([0, 1, 2], [40, 12, 3])
-    xy = rng.uniform(-1, 1, (node.size, 2)).astype(np.float32)
-    ra, dec = ra0[node] + xy[:, 0], dec0[node] + xy[:, 1]
-    ra[5] = np.nan
-    found = across_fields(xy, np.zeros(6), node, ra, dec, mjd, site)
-    assert (found[0] != 0).all()
-    assert (found[1, :2] != 0).all()
-    assert not found[1, 2:].any()
-    assert not found[2].any()

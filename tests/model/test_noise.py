@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from calib.model.noise import CONTAMINATION_LEVELS, EXCESS_GRID, VARIABILITY_GRID, NoiseModel, Stride, weigh
+from calib.model.noise import CONTAMINATION_LEVELS, EXCESS_GRID, VARIABILITY_GRID, NoiseModel, weigh
+from calib.model.stride import Stride
 from calib.model.tails import CONTAMINATIONS, MULTIPLES, Tails, tail_histogram
 
 

@@ -7,7 +7,7 @@ import pytest
 from calib import Config, calibrate
 from calib.apply import Applier
 from calib.model.problem import Problem
-from calib.solve.differential import SPREAD, USUAL, extinction
+from calib.solve.differential import SPREAD, USUAL, across_fields, extinction, surface_of
 from calib.tables import read_measurements
 from calib.tables.airmass import airmass
 
@@ -49,7 +49,6 @@ def rms(solution, z):
     return (gap - gap.mean()).std(), (gap - gap.mean()) / table["zeropoint_err"].to_numpy()
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_zeropoints_of_wide_fields_are_freed_of_it():
     """Without it they follow a slope over the sky, which no overlap tells."""
     ratio, pulls = [], []
@@ -66,7 +65,6 @@ def test_zeropoints_of_wide_fields_are_freed_of_it():
     assert max(pulls) < 1.3
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_what_is_written_is_the_whole_plane():
     frame, exposures, _ = wide(1)
     solution = calibrate(frame, exposures=exposures, config=ROBUST)
@@ -81,7 +79,6 @@ def test_what_is_written_is_the_whole_plane():
     assert np.abs(surface).mean() > 2e-3
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_a_plane_is_written_where_no_surface_is_solved_for():
     frame, exposures, _ = wide(1)
     config = Config(method="robust", score=False, surface="off")
@@ -93,7 +90,6 @@ def test_a_plane_is_written_where_no_surface_is_solved_for():
     )
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_a_site_that_is_given_needs_no_airmass_and_off_is_off():
     frame, exposures, _ = wide(2, measured=False)
     config = Config(method="robust", score=False, site=list(SITE))
@@ -118,7 +114,6 @@ def test_extinction_is_what_nights_agree_on_drawn_to_the_usual():
         assert extinction(problem, 1.0) == (pytest.approx([USUAL]), pytest.approx([SPREAD]))
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_catalogues_have_no_field_to_see_air_through():
     frame, exposures, z = wide(1)
     rng = np.random.default_rng(0)
@@ -137,8 +132,46 @@ def test_catalogues_have_no_field_to_see_air_through():
         )
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_least_squares_alone_leaves_it():
     frame, exposures, _ = wide(1)
     solution = calibrate(frame, exposures=exposures, config=Config(method="wls", score=False))
     assert solution.diagnostics["model"]["differential_extinction"] is None
+
+
+def turned(half, per, seed=3):
+    """Problem and frame of four exposures of a field that was turned, and where, when and at what airmass they were."""
+    rng = np.random.default_rng(seed)
+    ra0, dec0, mjd = np.array([150.0, 160.0, 170.0, 180.0]), np.array([10.0, 40.0, 25.0, 55.0]), 60390.35 + np.arange(4)
+    node = np.repeat(np.arange(4), per)
+    xy, turn = rng.uniform(-1, 1, (node.size, 2)), rng.uniform(-np.pi, np.pi, 4)[node]
+    dec = dec0[node] + half * (np.sin(turn) * xy[:, 0] + np.cos(turn) * xy[:, 1])
+    ra = ra0[node] + half * (np.cos(turn) * xy[:, 0] - np.sin(turn) * xy[:, 1]) / np.cos(np.radians(dec))
+    frame = pl.DataFrame(
+        {"star_id": np.arange(node.size), "exposure_id": node, "x": 1000 * xy[:, 0], "y": 1000 * xy[:, 1],
+         "ra": ra, "dec": dec, "mag": 15.0, "mag_err": 0.01}
+    )  # fmt: skip
+    measurements = read_measurements(frame)
+    return Problem.of(measurements, ROBUST), measurements.frame, ra0, dec0, mjd
+
+
+@pytest.mark.parametrize("half", [0.5, 3.5, 10.0])
+def test_airmass_over_a_field_is_astropys_however_it_was_turned(half):
+    problem, frame, ra0, dec0, mjd = turned(half, [400] * 4)
+    over, found_half = across_fields(problem, frame, ra0, dec0, mjd, SITE)
+    assert found_half == pytest.approx(half, rel=0.1)
+    node, row = problem.graph.exposure, problem.graph.order
+    expected = airmass(frame["ra"].to_numpy()[row], frame["dec"].to_numpy()[row], mjd[node], SITE)
+    left = expected - surface_of(problem, over, slice(None))
+    left -= (np.bincount(node, left) / 400)[node]
+    about = expected - (np.bincount(node, expected) / 400)[node]
+    assert left.std() < 0.08 * about.std()
+
+
+def test_few_stars_tell_a_plane_and_fewer_nothing():
+    problem, frame, ra0, dec0, mjd = turned(1.0, [40, 12, 3, 1])
+    frame = frame.with_columns(ra=pl.when(pl.int_range(frame.height) == 5).then(None).otherwise("ra").fill_null(np.nan))
+    over, _ = across_fields(problem, frame, ra0, dec0, mjd, SITE)
+    assert (over[0] != 0).all()
+    assert (over[1, :2] != 0).all()
+    assert not over[1, 2:].any()
+    assert not over[2:].any()
