@@ -36,13 +36,14 @@ def sky_layout(
     told = np.flatnonzero(np.isfinite(u) & np.isfinite(x) & np.isfinite(y))
     if not 2 <= n_detectors <= MOST_DETECTORS or told.size < LEAST_STARS * n_detectors:
         return None
-    u, x, y, node, d = u[told], x[told], y[told], node[told], detector[told].astype(np.int64)
+    u, x, y, d = u[told], x[told], y[told], detector[told].astype(np.int64)
+    node = np.unique(node[told], return_inverse=True)[1]
     size = max(float(np.ptp(np.quantile(axis, [0.001, 0.999]))) for axis in (x, y))
     if not size > 0:
         return None
     pixels = np.stack([x / size, y / size, np.ones(x.size)], 1)
     n_nodes = int(node.max()) + 1
-    pairs = np.bincount(node.astype(np.int64) * n_detectors + d, minlength=n_nodes * n_detectors)
+    pairs = np.bincount(node * n_detectors + d, minlength=n_nodes * n_detectors)
     well = (pairs.reshape(n_nodes, n_detectors) >= LEAST_STARS).sum(1)
     keep = node == well.argmax()  # the exposure that shows most detectors is where the camera begins from
     turn, shift = np.ones(n_nodes, complex), np.zeros(n_nodes, complex)
