@@ -118,7 +118,7 @@ def beside(problem: Problem, fit: Any, learned: Any, truth: Truth) -> dict[str, 
     clear = ~truth.outlier | (truth.outlier_sigma > 5.0)
     among, varies = caught(problem, fit, truth)
     out = {
-        "outlier_robust": area_under_curve(outlier_logit(problem, fit)[clear], truth.outlier[clear]),
+        "outlier_robust": area_under_curve(outlier_logit(fit)[clear], truth.outlier[clear]),
         "outlier_learned": area_under_curve(learned.outlier[clear], truth.outlier[clear]),
         "variable": area_under_curve(fit.weighted.perceptible[among], varies),
     }

@@ -163,16 +163,7 @@ def _per_measurement_noise(problem: Problem, solved: Solved) -> tuple[_Sorted, N
     """Weights, outlier probabilities and influences; and the variance of each measurement's noise."""
     fit = solved.fit
     base = fit.noise.base(problem.graph.exposure, fit.err)
-    star = problem.graph.star()
-    outlier = np.empty(base.size, np.float32)
-    for start in range(0, base.size, ROWS):
-        part = slice(start, start + ROWS)
-        leverage = np.clip(fit.resisting[part] * fit.spread.prediction[part], 0.0, 0.99)
-        noise = (base[part] + fit.weighted.variability[star[part]]) * (1.0 - leverage)
-        t2 = fit.estimate.residual[part] ** 2 / noise
-        outlier[part] = fit.noise.outlier(problem.graph.exposure[part], np.nan_to_num(t2))
-    if solved.outlier is not None:
-        outlier = solved.outlier
+    outlier = fit.outlier_probability(base) if solved.outlier is None else solved.outlier
     return _Sorted(np.asarray(fit.equations.w), outlier, influence(fit)), base
 
 

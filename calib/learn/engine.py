@@ -108,7 +108,7 @@ def solve_learned(
     disagreement = ensemble_variance(job, equations, estimate.residual, estimate.theta, said.weight, said.tie)
     return replace(
         solved, inflation=solved.inflation * said.temperature, beyond=solved.beyond + disagreement,
-        outlier=_probability(outlier_logit(problem, fit) + said.outlier).astype(np.float32),
+        outlier=_probability(outlier_logit(fit) + said.outlier).astype(np.float32),
     )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from calib.model.problem import Problem
 from calib.solve.robust import RobustFit
 
 Floats = NDArray[np.float32]
@@ -13,14 +12,9 @@ Floats = NDArray[np.float32]
 LARGEST = 9.0
 
 
-def outlier_logit(problem: Problem, fit: RobustFit) -> Floats:
+def outlier_logit(fit: RobustFit) -> Floats:
     """(n,), of the probability that a measurement's noise is an outlier's."""
-    node = problem.graph.exposure
-    base = fit.noise.base(node, fit.err).astype(float)
-    leverage = np.clip(fit.noise.information[node] * fit.equations.w * fit.spread.prediction, 0.0, 0.99)
-    noise = (base + fit.weighted.variability[problem.graph.star()]) * (1.0 - leverage)
-    t2 = np.asarray(fit.estimate.residual, float) ** 2 / noise
-    return _logit(fit.noise.outlier(node, np.nan_to_num(t2)))
+    return _logit(fit.outlier_probability(fit.noise.base(fit.design.graph.exposure, fit.err)))
 
 
 def variable_logit(fit: RobustFit) -> Floats:

@@ -75,7 +75,7 @@ class Lesson:
             sample.seed, features_of(sample.problem, sample.fit).to_hetero_data(), job, torch.from_numpy(truth),
             torch.zeros(n, dtype=torch.double), torch.from_numpy(size > 2), z - torch.from_numpy(truth),
             job.variances(*ones),
-            torch.from_numpy(outlier_logit(sample.problem, sample.fit)),
+            torch.from_numpy(outlier_logit(sample.fit)),
             torch.from_numpy(sample.truth.outlier).float(),
             torch.from_numpy(~sample.truth.outlier | (sample.truth.outlier_sigma > CLEAR_OUTLIER)).float(),
             torch.from_numpy(variable_logit(sample.fit)), torch.from_numpy(amplitude > 0).float(),

@@ -139,10 +139,6 @@ class NoiseModel:
         of_level[levels] = [self.tails.contaminated(CONTAMINATIONS[k]).information for k in levels]
         return np.asarray(of_level[self.level])
 
-    def outlier(self, node: NDArray[np.integer], y: NDArray[np.floating]) -> Array:
-        """Probability (n,) that noise of these squares over its variance is an outlier's."""
-        return self.tails.outlier(y, self.level[node] if self.level.any() else None)
-
     @property
     def beyond_ordinary(self) -> int:
         """First place on the variability grid that is not ordinary: 1 unless many stars scatter beyond their noise."""

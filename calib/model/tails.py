@@ -86,7 +86,7 @@ class Tails:
 
     @property
     def table(self) -> Array:
-        """(POINTS, 3), log density, w and probability of an outlier over log(1 + y), for `look`."""
+        """(POINTS, 2), log density and w over log(1 + y), for `look`."""
         return _table(tuple(self.shares))
 
     def contaminated(self, share: float) -> Tails:
@@ -107,12 +107,12 @@ class Tails:
 
     @cached_property
     def tables(self) -> Array:
-        """(L, POINTS, 3), `table` under each of `CONTAMINATIONS`."""
+        """(L, POINTS, 2), `table` under each of `CONTAMINATIONS`."""
         out = np.empty((CONTAMINATIONS.size, *self.table.shape))
         out[:, :, 0] = self.densities(np.arange(CONTAMINATIONS.size)).T
-        foreign = _table(tuple(self.contaminant))[:, 1:]
-        p = (np.exp(self.table[:, 0] - out[:, :, 0]) * (1.0 - CONTAMINATIONS[:, None]))[:, :, None]
-        out[:, :, 1:] = p * self.table[:, 1:] + (1.0 - p) * foreign
+        foreign = _table(tuple(self.contaminant))[:, 1]
+        p = np.exp(self.table[:, 0] - out[:, :, 0]) * (1.0 - CONTAMINATIONS[:, None])
+        out[:, :, 1] = p * self.table[:, 1] + (1.0 - p) * foreign
         return out
 
     @cached_property
@@ -136,18 +136,6 @@ class Tails:
         """Fisher's information of the logarithm of s, over a normal's."""
         return 1.0 if self.is_normal else self._information[1]
 
-    def outlier(self, y: NDArray[np.floating], level: NDArray[np.integer] | None = None) -> Array:
-        """Probability (n,) that noise of these squares over s^2 is an outlier's; as usual where there are no tails.
-
-        ``level`` (n,) are places on `CONTAMINATIONS`.
-        """
-        tails = Tails() if self.is_normal else self
-        at = np.minimum(np.log1p(np.asarray(y, float)), LARGEST_LOG) * PER_LOG
-        out: Array = np.interp(at, np.arange(POINTS), tails.table[:, 2])
-        for k in np.unique(level[level > 0]) if level is not None else ():
-            out[level == k] = np.interp(at[level == k], np.arange(POINTS), tails.tables[k, :, 2])
-        return out
-
     def learned(self, usual: Array, contaminated: Array) -> Tails:
         """Tails that histograms (BINS,) of log(1 + y) are most likely under, with the usual ones believed a little.
 
@@ -165,7 +153,7 @@ class Tails:
 def _table(shares: tuple[float, ...]) -> Array:
     y = np.expm1(np.arange(POINTS) / PER_LOG)
     density, p = Tails(np.array(shares)).posterior(y)
-    return np.stack([density, (p / MULTIPLES).sum(1), p[:, MULTIPLES > OUTLIER].sum(1)], axis=1)
+    return np.stack([density, (p / MULTIPLES).sum(1)], axis=1)
 
 
 def _most_likely(histogram: Array, shares: Array, usual: Array) -> Array:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from calib.model.cores import settle_on_cores
 from calib.model.errors import freed_errors
 from calib.model.noise import LARGE, NoiseModel, Weighted, weigh
+from calib.model.outliers import outlier_probability
 from calib.solve.border import Border
 from calib.solve.design import Design
 from calib.solve.instrument import Instrument
@@ -74,7 +75,16 @@ class RobustFit:
     @property
     def resisting(self) -> NDArray[np.floating]:
         """(n,), the weights whose inverse the spread is, 1/mag^2; times a prediction's variance, its leverage."""
-        return (self.stated or self.equations).w
+        if self.stated is not None:
+            return self.stated.w
+        return np.asarray(self.noise.information[self.design.graph.exposure] * self.equations.w)
+
+    def outlier_probability(self, base: NDArray[np.floating]) -> NDArray[np.float32]:
+        """(n,), that a measurement's noise is an outlier's, whose variance is ``base`` (n,), mag2."""
+        return outlier_probability(
+            self.noise, self.design.graph.star_ptr, self.design.graph.exposure, base, self.weighted.variability,
+            self.estimate.residual, self.spread.prediction, self.resisting,
+        )  # fmt: skip
 
     @property
     def faint_blends(self) -> Array:

@@ -324,9 +324,6 @@ def test_exposures_of_wrong_measurements_are_known_from_noisy_ones(share):
         np.testing.assert_allclose(
             information[here], model.tails.contaminated(CONTAMINATIONS[k]).information, rtol=1e-5
         )
-    np.testing.assert_allclose(
-        model.outlier(node, np.full(node.size, 30.0)), model.tails.outlier(np.full(node.size, 30.0), model.level[node])
-    )
 
 
 def test_copies_and_spreads():
