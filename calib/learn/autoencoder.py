@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-WIDTH, CODE = 24, 16
+WIDTH, CODE = 16, 8
 LARGEST_LOG_VARIANCE = 5.0
 
 

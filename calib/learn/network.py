@@ -21,8 +21,8 @@ from calib.learn.pyg import MessagePassing
 if TYPE_CHECKING:
     from calib.learn.pyg import HeteroData
 
-WIDTH = 32
-CONTEXT = 12
+WIDTH = 16
+CONTEXT = 8
 DROPOUT = 0.1
 LARGEST_WEIGHT = 2.0
 """Largest logarithm of a factor on a measurement's weight."""
