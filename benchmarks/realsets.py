@@ -6,8 +6,6 @@ from pathlib import Path
 import polars as pl
 
 HOME = Path(os.environ.get("CALIB_REALDATA") or Path(__file__).resolve().parents[2] / "shared" / "realdata")
-COLUMNS = {"mag": "mag_inst"}
-"""Of photrix and hsc; the standards' exposures are groups, and m3 has errors of two kinds."""
 
 
 def folder(name: str) -> Path:
@@ -28,15 +26,15 @@ def folder(name: str) -> Path:
 
 def hst() -> tuple[pl.DataFrame, pl.DataFrame, dict[str, tuple[float, float]]]:
     """Measurements with one exposure_id a band and cycle; the CALSPEC stars; published values and errors by name."""
-    folder = folder("hst_wd_standards")
-    frame = pl.read_parquet(folder / "measurements.parquet").with_columns(
+    home = folder("hst_wd_standards")
+    frame = pl.read_parquet(home / "measurements.parquet").with_columns(
         group=pl.format("{}-c{}", pl.col("band"), pl.col("hst_cycle"))
     )
     stars = frame.select("obj", "star_id").unique()
-    anchors = pl.read_csv(folder / "calspec_anchors.csv").join(stars, on="obj")
+    anchors = pl.read_csv(home / "calspec_anchors.csv").join(stars, on="obj")
     # CALSPEC's tables hold no errors; its flux scale is good to half a per cent (Bohlin, Gordon & Tremblay 2014)
     reference = anchors.select("star_id", "band", mag="calspec_ab", mag_err=pl.lit(0.005)).sort("star_id", "band")
-    truth = pl.read_csv(folder / "truth_zeropoints.csv", null_values="NaN")
+    truth = pl.read_csv(home / "truth_zeropoints.csv", null_values="NaN")
     values = {
         f"{row['param']} {row['band']}": (row["value"], row["err"])
         for row in truth.drop_nulls("value").iter_rows(named=True)
