@@ -53,7 +53,7 @@ def test_disagreement_is_that_of_the_members_solved_one_by_one(sample):
     )
     mean = job.equations(*(np.exp(x.mean(0)) for x in (weight, tie, response)))
     estimate = mean.estimate()
-    found = ensemble_variance(job, mean, estimate.residual, estimate.theta, weight, tie)
+    found = ensemble_variance(job, mean, estimate, weight, tie, response)
     z = [
         job.centring(job.equations(*map(np.exp, one)).estimate().theta[: job.design.n_nodes, 0].copy())
         for one in zip(weight, tie, response, strict=True)
