@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 FAR = 0.7
-"""Robust errors by which networks may move one of a hundred zero-points: further, what the robust fit had settled comes
-loose. Chosen on the surveys held out of training, where few move as far. The largest of more is larger by chance."""
+"""Robust errors by which networks may move a zero-point of a survey of a hundred: further, what the robust fit had
+settled comes loose. Chosen on the surveys held out of training, where few move as far. Of more, the largest is larger
+by chance (`believed`)."""
 HALVINGS = 4
 """What moves one further is believed by half, and half again; after so many times, not at all."""
 
@@ -149,7 +150,7 @@ def ensemble_variance(
     rhs = np.zeros((*equations.prior.rhs.shape, members))
     ties, gap = job.ties, job.ties.away(estimate.theta)
     residual, inverse = np.nan_to_num(np.asarray(estimate.residual, float)), equations.star_inverse
-    held = np.zeros(0)
+    alone, held = np.zeros_like(inverse), np.zeros(0)
     if design.star_block == 2:
         mean = 0.0 if job.prior.star_mean is None else job.prior.star_mean
         held = equations.prior.star * (mean - np.nan_to_num(estimate.stars[:, 1]))
@@ -162,7 +163,7 @@ def ensemble_variance(
             moved = inverse * (held * (response[k] - mean_response))[:, None]
             shift = -(moved[star, 1] + seeing[node] * moved[star, 2])
             # the stars have moved already: without their inverse they do not move again
-            kernels.right_hand_side(star_ptr, node, shift, equations.w, np.zeros_like(inverse), *place, out)
+            kernels.right_hand_side(star_ptr, node, shift, equations.w, alone, *place, out)
         change = ties.precision * np.exp(ties.factors(mean_tie)) * ties.factors(tie[k] - mean_tie)
         for j in range(ties.unknown.shape[1]):
             np.add.at(out, (ties.unknown[:, j], ties.component[:, j]), -change * gap * ties.coefficient[:, j])

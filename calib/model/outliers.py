@@ -57,7 +57,7 @@ def outlier_probability(
 @njit(cache=True, nogil=True)
 def _probabilities(star_ptr, node, level, log_shares, multiples, beyond, base, u, residual, prediction, w, out):
     K = multiples.size
-    p, s2, more, chosen = np.empty(K), np.empty(FEW), np.empty(FEW), np.empty(FEW, np.int64)
+    p, like, precision, chosen = np.empty(K), np.empty((FEW, K)), np.empty((FEW, K)), np.empty(FEW, np.int64)
     for s in range(star_ptr.size - 1):
         low, visits = star_ptr[s], star_ptr[s + 1] - star_ptr[s]
         if 1 < visits <= FEW:
@@ -65,12 +65,14 @@ def _probabilities(star_ptr, node, level, log_shares, multiples, beyond, base, u
             for i in range(visits):
                 total += w[low + i]
             for i in range(visits):
-                s2[i] = base[low + i] + u[s]
                 # of the prediction, what does not come from the star's own mean
                 v = prediction[low + i] - 1.0 / total if total > 0.0 else 0.0
-                more[i] = v if v > 0.0 else 0.0  # NaN where nothing is linked
-            own = level[node[low : low + visits]]
-            _together(s2[:visits], more, own, log_shares, multiples, beyond, residual[low:], chosen, out[low:])
+                v = v if v > 0.0 else 0.0  # NaN where nothing is linked
+                for k in range(K):
+                    variance = multiples[k] * (base[low + i] + u[s]) + v
+                    precision[i, k] = 1.0 / variance
+                    like[i, k] = log_shares[level[node[low + i]], k] - 0.5 * np.log(variance)
+            _together(like[:visits], precision, multiples, beyond, residual[low:], chosen, out[low:])
             continue
         for i in range(low, low + visits):
             h = w[i] * prediction[i]
@@ -94,27 +96,27 @@ def _probabilities(star_ptr, node, level, log_shares, multiples, beyond, base, u
 
 
 @njit(cache=True, nogil=True)
-def _together(s2, more, level, log_shares, multiples, beyond, residual, chosen, out):
+def _together(like, precision, multiples, beyond, residual, chosen, out):
     # out: probabilities of a star's few measurements, over all choices of a multiple for each, the mean unknown
-    K, n = multiples.size, s2.size
+    n, K = like.shape
     far, norm, top = np.zeros(n), 0.0, -np.inf
     for choice in range(K**n):
-        rest, like, weight, first, second = choice, 0.0, 0.0, 0.0, 0.0
+        rest, value, weight, first, second = choice, 0.0, 0.0, 0.0, 0.0
         for i in range(n):
             k = chosen[i] = rest % K
             rest //= K
-            variance = multiples[k] * s2[i] + more[i]
-            like += log_shares[level[i], k] - 0.5 * np.log(variance)
-            weight += 1.0 / variance
-            first += residual[i] / variance
-            second += residual[i] * residual[i] / variance
-        like -= 0.5 * (np.log(weight) + second - first * first / weight)
-        if like > top:
-            shrink = np.exp(top - like)
+            w = precision[i, k]
+            value += like[i, k]
+            weight += w
+            first += residual[i] * w
+            second += residual[i] * residual[i] * w
+        value -= 0.5 * (np.log(weight) + second - first * first / weight)
+        if value > top:
+            shrink = np.exp(top - value)
             norm *= shrink
             far *= shrink
-            top = like
-        q = np.exp(like - top)
+            top = value
+        q = np.exp(value - top)
         norm += q
         for i in range(n):
             if multiples[chosen[i]] > beyond:

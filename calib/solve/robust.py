@@ -75,9 +75,10 @@ class RobustFit:
     @property
     def resisting(self) -> NDArray[np.floating]:
         """(n,), the weights whose inverse the spread is, 1/mag^2; times a prediction's variance, its leverage."""
-        if self.stated is not None:
-            return self.stated.w
-        return np.asarray(self.noise.information[self.design.graph.exposure] * self.equations.w)
+        information = self.noise.information
+        if self.stated is not None or np.all(information == 1.0):
+            return (self.stated or self.equations).w
+        return np.asarray(information[self.design.graph.exposure] * self.equations.w)
 
     def outlier_probability(self, base: NDArray[np.floating]) -> NDArray[np.float32]:
         """(n,), that a measurement's noise is an outlier's, whose variance is ``base`` (n,), mag2."""

@@ -13,7 +13,6 @@ from calib.model.tails import MULTIPLES, USUAL, Tails
 SHARES = np.array([0.9, 0.04, 0.01, 0.04, 0.009, 0.001])
 
 
-
 def noise_of(shares, level=0):
     noise = NoiseModel.start(np.zeros(1, np.int32), np.ones(1))
     noise.tails, noise.level = Tails(shares), np.full(1, level)
