@@ -117,7 +117,7 @@ def clouds(y: Array, variance: Array, night: Ints, chain: Ints) -> Clouds:
             tried = [looked(j2, False)[2] for j2 in JITTER_GRID**2]
             jitter2 = float(JITTER_GRID[int(np.argmax(tried))] ** 2)
         evidence, moments, _ = looked(jitter2, n_pass == PASSES - 1)
-        mean, var = moments[:, 0], moments[:, 1]
+        mean, var = np.ascontiguousarray(moments.T)
         full = np.diff(ptr) > 0
         if n_pass < PASSES - 1:
             counts = evidence[full].sum(0) + USUAL_NIGHTS * USUAL

@@ -39,7 +39,7 @@ def _basis(places, j, K, centre):
     return x - centre[1], y - centre[2], x * x - centre[3], x * y - centre[4], y * y - centre[5], z
 
 
-@njit(cache=True, forceinline=True)
+@njit(inline="always")
 def _row(v, k, a, K, q):
     # row a of block k times phi
     out = v[k, a, 0]
