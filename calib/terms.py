@@ -34,6 +34,8 @@ def _of_nights(problem: Problem, solved: Solved) -> list[Row]:
     variance = np.einsum("ekk->ek", solved.spread.node)
     night = problem.night
     assert night is not None
+    channels = problem.channels
+    named = [(problem.bands[b], name) for b, name in zip(channels.band, channels.detector, strict=True)]
     grow2 = solved.inflation[solved.equations.topology.component[levels.node]] ** 2
     night_grow2 = np.bincount(levels.group, grow2) / np.bincount(levels.group)
     of_band = levels.band[levels.group]
@@ -46,13 +48,13 @@ def _of_nights(problem: Problem, solved: Solved) -> list[Row]:
     slope_error = np.sqrt(variance[slope] * night_grow2)
     drift_error = np.sqrt(variance[drift] * night_grow2) if levels.drifts else None
     for g in range(levels.n_groups):
-        band, of_night = problem.bands[levels.band[g]], int(night[levels.node[first[g]]])
-        rows.append(("extinction", band, "", of_night, float(theta[slope][g]), float(slope_error[g])))
+        which, of_night = named[levels.band[g]], int(night[levels.node[first[g]]])
+        rows.append(("extinction", *which, of_night, float(theta[slope][g]), float(slope_error[g])))
         if drift_error is not None:
-            rows.append(("extinction_drift", band, "", of_night, float(theta[drift][g]), float(drift_error[g])))
+            rows.append(("extinction_drift", *which, of_night, float(theta[drift][g]), float(drift_error[g])))
     for b in range(levels.n_bands):
         error = np.sqrt(variance[seeing][b] * (band_grow2[b] if n_of_band[b] else 1.0))
-        rows.append(("seeing", problem.bands[b], "", None, float(theta[seeing][b]), float(error)))
+        rows.append(("seeing", *named[b], None, float(theta[seeing][b]), float(error)))
     return rows
 
 

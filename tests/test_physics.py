@@ -318,6 +318,23 @@ def test_exposure_by_detector():
     np.testing.assert_allclose(change, step - step.mean(), rtol=0, atol=1e-6)
 
 
+def test_detectors_with_zeropoints_of_their_own_have_levels_of_their_own():
+    spec = SurveySpec(layout="mosaic", n_exposures=48, stars_per_exposure=240, ccds=(2, 2), nights=4, cloudy_nights=0.0)
+    made = simulate(spec, 61)
+    plain = made.measurements
+    detector = pl.col("detector").cast(pl.String).rank("dense") - 1.0
+    moved = plain.with_columns(mag=pl.col("mag") + 0.1 * detector)
+    config = Config(method="robust", score=False, zeropoint_per="detector")
+    before, after = (
+        calibrate(f, exposures=made.exposures, config=config).frames["zeropoints"].sort("exposure_id", "detector")
+        for f in (plain, moved)
+    )
+    step = -0.1 * before.select(detector).to_series().to_numpy()
+    change = (after["zeropoint"] - before["zeropoint"]).to_numpy()
+    np.testing.assert_allclose(change, step - step.mean(), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(after["zeropoint_err"], before["zeropoint_err"], rtol=0.02)
+
+
 def test_the_gauge_changes_nothing_measurable():
     frame = survey(17)
     reference = reference_of(frame)

@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from calib.simulate.spec import LAYOUTS, SurveySpec
 
 FIRST_SEED = 1_000_000
 """Surveys are simulated from this seed on: benchmarks and tests use small ones."""
-SMALL = 0.35
-"""Share of surveys that are of a night's size."""
 
 
 def draw_spec(seed: int) -> SurveySpec:
-    """Draw a survey, a large one or a small; the same seed draws the same."""
-    spec = _large(seed)
-    rng = np.random.default_rng([8, seed])
-    return _of_a_night(spec, rng) if rng.random() < SMALL else spec
-
-
-def _of_a_night(spec: SurveySpec, rng: np.random.Generator) -> SurveySpec:
-    """With the troubles of a large survey, few exposures of few stars, often of one field or of one night."""
-    n_exposures = int(np.exp(rng.uniform(np.log(8), np.log(120))))
-    nights = 1 if rng.random() < 0.4 else int(np.clip(n_exposures / rng.uniform(3, 20), 1, n_exposures))
-    return replace(
-        spec,
-        layout="deep" if rng.random() < 0.4 else spec.layout,
-        n_exposures=n_exposures,
-        stars_per_exposure=float(np.exp(rng.uniform(np.log(6), np.log(100)))),
-        nights=nights,
-        visits=min(spec.visits, n_exposures),
-    )
-
-
-def _large(seed: int) -> SurveySpec:
-    """Draw a survey of 40 exposures or more.
+    """Draw a survey; the same seed draws the same.
 
     Strengths of troubles are log-uniform about those of real surveys, each absent at times; a tenth of the surveys has
     nothing but the four columns that a solve needs, and others lack places, seeing or nights.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -24,6 +25,24 @@ Array = NDArray[np.float64]
 
 SEEING_POWER = 2.0
 """Stars answer to this power of the seeing: a neighbour's light in the aperture grows with the area of its image."""
+
+
+class Channels(NamedTuple):
+    """What has a level and a flat field of its own.
+
+    Attributes
+    ----------
+    of_node
+        int32 (E,), number of each node's.
+    band
+        int32 (channels,), the band of each.
+    detector
+        Names, empty where all detectors are one.
+    """
+
+    of_node: NDArray[np.int32]
+    band: NDArray[np.int32]
+    detector: list[str]
 
 
 @dataclass
@@ -141,6 +160,16 @@ class Problem:
             airmass, mjd, _log_seeing(nodes),
             camera=camera, flat_gradient=config.flat_gradient,
         )  # fmt: skip
+
+    @property
+    def channels(self) -> Channels:
+        """Bands, or each detector of a band where detectors have zero-points of their own."""
+        if "detector" not in self.nodes.columns:
+            return Channels(self.band, np.arange(len(self.bands), dtype=np.int32), [""] * len(self.bands))
+        name = self.nodes["detector"].cast(pl.String).fill_null("")
+        detector = name.rank("dense").to_numpy()
+        _, first, which = np.unique(np.c_[self.band, detector], axis=0, return_index=True, return_inverse=True)
+        return Channels(which.ravel().astype(np.int32), self.band[first], name.gather(first).to_list())
 
     @property
     def n_exposures(self) -> int:

@@ -39,13 +39,13 @@ class Border:
     @classmethod
     def of(cls, problem: Problem, *, surfaces: bool, levels: bool, block: int = 1) -> Border:
         """The hubs that surfaces and night levels of a problem need, of as many coefficients as a node has."""
-        first = problem.band.size
-        light = Illumination.of(problem.band, problem.night, first) if surfaces else None
+        first, channel = problem.band.size, problem.channels.of_node
+        light = Illumination.of(channel, problem.night, first) if surfaces else None
         first += 0 if light is None else light.n_hubs
         nights = None
         if levels and problem.night is not None and problem.airmass is not None:
             nights = NightLevels.of(
-                problem.band, problem.night, problem.airmass, problem.log_seeing, first, problem.mjd, block
+                channel, problem.night, problem.airmass, problem.log_seeing, first, problem.mjd, block
             )
             first += 0 if nights is None else nights.n_hubs
         empty = np.zeros(0, np.int32)

@@ -4,6 +4,7 @@
 
 Nights and bands are hubs of the Laplacian, so that what they take from all exposures, and the error that a shared
 gradient leaves in the zero-points (it is nearly degenerate with a tilt of the sky), come out of the one solve.
+Where detectors have zero-points of their own, each has a flat field too, and is as a band here (`Problem.channels`).
 """
 
 from __future__ import annotations

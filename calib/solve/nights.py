@@ -8,6 +8,8 @@ from an aperture). d is the drift of extinction through the night, as in the ube
 (ApJ 674, 1217), there one number for the survey; it is carried where exposures have times. A photometric night
 has a small scatter and ties its exposures even where they share no star; a cloudy one has a large scatter and ties
 nothing. Which is which is learned (calib/model/jitter.py); nothing is listed by hand.
+
+Where detectors have zero-points of their own, each detector of a band is as a band here (`Problem.channels`).
 """
 
 from __future__ import annotations
