@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from calib.model.calibrator import Calibrator
 from calib.solution import Solution
-from calib.tables.columns import MEASUREMENT_COLUMNS
+from calib.tables.columns import CONDITION_COLUMNS
 from calib.tables.errors import InputError, count
 from calib.tables.measurements import Measurements, iter_measurements
 from calib.tables.write import ParquetSink, atomic_path
@@ -180,10 +180,11 @@ def apply_frames(
     """
     apply = Applier(solution)
     applied = Applied() if applied is None else applied
+    spare: tuple[str, ...] = ()
     if columns is None:
-        used = solution.diagnostics.get("config", {}).get("columns", {})
-        columns = {name: own for name, own in used.items() if name in MEASUREMENT_COLUMNS}
-    for measurements in iter_measurements(inputs, columns=columns, exposures=exposures):
+        columns = solution.diagnostics.get("config", {}).get("columns", {})
+        spare = tuple(CONDITION_COLUMNS)  # conditions are those of the solution: nobody has to give them again
+    for measurements in iter_measurements(inputs, columns=columns, exposures=exposures, spare=spare):
         frame, node = apply(measurements)
         finite = np.isfinite(frame["calibrated_mag"].to_numpy())
         known = np.where(node >= 0, np.isfinite(apply.calibrator.zeropoint[node]), False)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import astropy.units as u
 import numpy as np
 import polars as pl
 import pytest
@@ -134,6 +135,37 @@ def test_names_of_the_solve_are_taken_where_none_are_given(table: pl.DataFrame) 
     made = calibrate(renamed, config=Config(method="wls", score=False, columns={"mag": "m_inst"}))
     assert np.isfinite(whole(made, renamed)["calibrated_mag"].to_numpy()).all()
     assert np.isfinite(whole(made, table, columns={"mag": "mag"})["calibrated_mag"].to_numpy()).all()
+
+
+def counts_of(table: pl.DataFrame, exptime: np.ndarray | None, unit: u.UnitBase = u.adu) -> QTable:
+    """The g band in counts of exposures of some length, or in counts a second; the exposures of that band."""
+    flux = 10 ** (-0.4 * (table["mag"].to_numpy() - 31.4)) * (1.0 if exptime is None else exptime)
+    out = QTable({name: table[name].to_numpy() for name in ("star_id", "exposure_id")})
+    out["flux"], out["flux_err"] = flux * unit, flux * table["mag_err"].to_numpy() / 1.0857362 * unit
+    return out
+
+
+@pytest.fixture(scope="module")
+def timed(table: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, np.ndarray]:
+    """Rows of one band, their exposures of 30, 90 and 150 s in turn, and each row's exposure time, s."""
+    one = table.filter(pl.col("band") == "g")
+    exposures = one.select(pl.col("exposure_id").unique(maintain_order=True)).with_row_index()
+    exposures = exposures.select("exposure_id", exptime=30.0 + 60.0 * (pl.col("index") % 3))
+    return one, exposures, one.join(exposures, on="exposure_id", maintain_order="left")["exptime"].to_numpy()
+
+
+def test_conditions_are_mapped_as_in_the_solve(timed: tuple[pl.DataFrame, pl.DataFrame, np.ndarray]) -> None:
+    one, exposures, exptime = timed
+    theirs = exposures.rename({"exptime": "EXPT"}).with_columns(AM=pl.lit(1.2))
+    counts = counts_of(one, exptime)
+    config = Config(method="wls", score=False, columns={"exptime": "EXPT", "airmass": "AM"})
+    made = calibrate(counts, theirs, config=config)
+    expected = made.measurement_frame()["calibrated_mag"]
+    np.testing.assert_allclose(whole(made, counts, exposures=theirs)["calibrated_mag"], expected, atol=1e-9)
+    less = theirs.drop("AM")  # the solution has it
+    np.testing.assert_allclose(whole(made, counts, exposures=less)["calibrated_mag"], expected, atol=1e-9)
+    with pytest.raises(InputError, match="no column TYPO, which exptime was mapped to"):
+        whole(made, counts, columns={"exptime": "TYPO"}, exposures=theirs)
 
 
 def test_solution_apply_is_a_qtable(solution: Solution, table: pl.DataFrame) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,6 +142,7 @@ def iter_measurements(
     *,
     columns: Mapping[str, str] | None = None,
     exposures: Any = None,
+    spare: Collection[str] = (),
     batch_rows: int = CHUNK_ROWS,
 ) -> Iterator[Measurements]:
     """Read measurements batch by batch, in input order, in memory that does not grow with the input.
@@ -155,6 +156,8 @@ def iter_measurements(
     ----------
     inputs, columns, exposures
         As for `read_measurements`.
+    spare : collection of str
+        Conditions that may be mapped to a column that no table has.
     batch_rows : int
         Rows of a batch, at most.
 
@@ -166,7 +169,7 @@ def iter_measurements(
     mapping = check_mapping(columns)
     sources = open_sources(inputs)
     table = None if exposures is None else load_exposures(exposures, mapping)
-    _check_conditions(mapping, sources, table)
+    _check_conditions({name: own for name, own in mapping.items() if name not in spare}, sources, table)
     types: dict[str, Any] = {}
     converters = _converters(sources, mapping, table)
     seen = 0
