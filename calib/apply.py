@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from calib.model.calibrator import Calibrator
 from calib.solution import Solution
 from calib.tables.columns import CONDITION_COLUMNS
+from calib.tables.convert import Exptime
 from calib.tables.errors import InputError, count
-from calib.tables.measurements import Measurements, iter_measurements
+from calib.tables.measurements import Measurements, iter_measurements, system_in_words
 from calib.tables.write import ParquetSink, atomic_path
 
 FORMATS = (".parquet", ".csv", ".fits", ".ecsv")
@@ -86,6 +87,23 @@ class Applier:
             "star_id", "band", pl.col("mag").alias("_mag"), response.fill_null(0.0).fill_nan(0.0).alias("_response")
         )
         self.needs = _needed(self.calibrator)
+        said = model.get("magnitudes")
+        self._system = None if said is None else system_in_words(**said)
+        self._times = nodes.select("exposure_id", "band", "exptime") if "exptime" in nodes.columns else None
+
+    @property
+    def exptime(self) -> Exptime | None:
+        """Exposure times as the solution has them, of the rows of a frame of keys; None where it has none."""
+        return None if self._times is None else self._exptime
+
+    def _exptime(self, keys: pl.DataFrame) -> NDArray[np.float64]:
+        assert self._times is not None
+        if keys["exposure_id"].dtype != self._times["exposure_id"].dtype:
+            return np.full(keys.height, np.nan)  # such rows are refused when they are calibrated
+        on = [c for c in ("exposure_id", "band") if c in keys.columns]
+        known = self._times.group_by(on).agg(pl.col("exptime").first())
+        found = keys.select(on).join(known, on=on, how="left", maintain_order="left")
+        return found["exptime"].fill_null(np.nan).to_numpy()
 
     def __call__(self, measurements: Measurements) -> tuple[pl.DataFrame, NDArray[np.int32]]:
         """Calibrate rows: their keys, calibrated_mag, calibrated_mag_err, residual; and the node of each, -1 for none.
@@ -93,6 +111,7 @@ class Applier:
         residual is to the star's magnitude in the solution, NaN where it has none.
         """
         frame = measurements.frame
+        self._same_system(measurements)
         for name in self.needs:
             if name not in frame.columns:
                 raise InputError(
@@ -116,6 +135,17 @@ class Applier:
             pl.Series("calibrated_mag_err", err.astype(np.float32)),
             pl.Series("residual", residual.astype(np.float32)),
         ), node
+
+    def _same_system(self, measurements: Measurements) -> None:
+        said = system_in_words(measurements.system, measurements.undivided)
+        if self._system in (None, said):
+            return
+        hint = "give one system, by the unit of the column"
+        if measurements.undivided:
+            hint = "map exposure times with --columns exptime=THEIR_NAME"
+        elif measurements.system == "instrumental" and self._system == system_in_words("", True):
+            hint = "give counts, and leave exposure times out with --columns exptime="
+        raise InputError(f"{_label(measurements)}: magnitudes are {said} and in the solution {self._system}; {hint}")
 
     def _find_nodes(self, keys: pl.DataFrame, measurements: Measurements) -> tuple[pl.DataFrame, NDArray[np.int32]]:
         """Node of each row; where the measurements have no band, that of the exposure."""
@@ -163,7 +193,8 @@ def apply_frames(
     columns
         Canonical to own name; those of the solution's configuration when not given.
     exposures
-        Only for bands, and for exposure times where fluxes are counts; conditions are those of the solution.
+        Only for bands, and for exposure times where fluxes are counts; conditions are those of the solution, and so
+        are exposure times that no table has.
     applied
         Counts, kept up to date.
 
@@ -184,7 +215,8 @@ def apply_frames(
     if columns is None:
         columns = solution.diagnostics.get("config", {}).get("columns", {})
         spare = tuple(CONDITION_COLUMNS)  # conditions are those of the solution: nobody has to give them again
-    for measurements in iter_measurements(inputs, columns=columns, exposures=exposures, spare=spare):
+    batches = iter_measurements(inputs, columns=columns, exposures=exposures, spare=spare, exptime=apply.exptime)
+    for measurements in batches:
         frame, node = apply(measurements)
         finite = np.isfinite(frame["calibrated_mag"].to_numpy())
         known = np.where(node >= 0, np.isfinite(apply.calibrator.zeropoint[node]), False)

@@ -168,6 +168,54 @@ def test_conditions_are_mapped_as_in_the_solve(timed: tuple[pl.DataFrame, pl.Dat
         whole(made, counts, columns={"exptime": "TYPO"}, exposures=theirs)
 
 
+def test_counts_take_the_exposure_times_of_the_solution(
+    timed: tuple[pl.DataFrame, pl.DataFrame, np.ndarray], tmp_path: Path
+) -> None:
+    one, exposures, exptime = timed
+    counts = counts_of(one, exptime)
+    calibrate(counts, exposures, config=Config(method="wls", score=False)).write(tmp_path / "o", report=False)
+    made, applied = Solution.read(tmp_path / "o"), Applied()
+    expected = made.measurement_frame()["calibrated_mag"]
+    np.testing.assert_allclose(whole(made, counts, applied=applied)["calibrated_mag"], expected, atol=1e-9)
+    assert applied.warnings == []
+    few = exposures.with_columns(pl.when(pl.int_range(pl.len()) % 2 == 0).then("exptime"))
+    np.testing.assert_allclose(whole(made, counts, exposures=few)["calibrated_mag"], expected, atol=1e-9)
+    banded = counts.copy()
+    banded["band"] = one["band"].to_numpy()
+    assert np.isnan(whole(made, banded)["calibrated_mag"].to_numpy()).all(), "the solution has no band g"
+    counts["exposure_id"] = counts["exposure_id"].astype(str)
+    with pytest.raises(InputError, match="exposure_id is String and in the solution Int64"):
+        whole(made, counts)
+
+
+def test_magnitudes_of_another_system_are_refused(timed: tuple[pl.DataFrame, pl.DataFrame, np.ndarray]) -> None:
+    one, exposures, exptime = timed
+    config = Config(method="wls", score=False)
+    counts, rates = counts_of(one, exptime), counts_of(one, None, u.adu / u.s)
+    fluxes = counts_of(one, None, u.nJy)
+    of_rates, of_counts, of_fluxes = (calibrate(t, config=config) for t in (rates, counts, fluxes))
+    plain = one.select("star_id", "exposure_id", "mag", "mag_err")
+    np.testing.assert_array_equal(
+        whole(of_counts, counts)["calibrated_mag"], of_counts.measurement_frame()["calibrated_mag"]
+    )
+    np.testing.assert_allclose(
+        whole(of_rates, counts, exposures=exposures)["calibrated_mag"],
+        of_rates.measurement_frame()["calibrated_mag"], atol=1e-9,
+    )  # fmt: skip
+    refused = (
+        (of_rates, counts, {}, "of counts of whole exposures and in the solution instrumental; map exposure times"),
+        (of_counts, counts, {"exposures": exposures}, "--columns exptime="),
+        (of_counts, rates, {}, "instrumental and in the solution of counts of whole exposures"),
+        (of_fluxes, rates, {}, "instrumental and in the solution AB"),
+        (of_rates, fluxes, {}, "AB and in the solution instrumental"),
+        (of_fluxes, plain, {}, "without a stated system and in the solution AB"),
+        (calibrate(plain, config=config), rates, {}, "instrumental and in the solution without a stated system"),
+    )
+    for solution, table, options, text in refused:
+        with pytest.raises(InputError, match=text):
+            whole(solution, table, **options)
+
+
 def test_solution_apply_is_a_qtable(solution: Solution, table: pl.DataFrame) -> None:
     got = solution.apply(table)
     assert str(got["calibrated_mag"].unit) == "mag"
