@@ -89,6 +89,7 @@ class Applier:
         self.needs = _needed(self.calibrator)
         said = model.get("magnitudes")
         self._system = None if said is None else system_in_words(**said)
+        self._has_bands = bool((nodes["band"] != "").any())
         self._times = nodes.select("exposure_id", "band", "exptime") if "exptime" in nodes.columns else None
 
     @property
@@ -127,9 +128,9 @@ class Applier:
         response = found["_response"].fill_null(0.0).to_numpy()
         mag, err = self.calibrator(frame, node, response)
         residual = mag - found["_mag"].fill_null(np.nan).to_numpy()
-        shown = [c for c in _KEYS if c in ("star_id", "exposure_id") or measurements.has(c)]
-        if (keys["band"] != "").any() and "band" not in shown:
-            shown.insert(2, "band")
+        # the same for every batch: by what the tables and the solution have, not by what its rows hold
+        known = {"star_id", "exposure_id"} | ({"band"} if self._has_bands else set())
+        shown = [c for c in _KEYS if c in known or measurements.has(c)]
         return keys.select(shown).with_columns(
             pl.Series("calibrated_mag", mag),
             pl.Series("calibrated_mag_err", err.astype(np.float32)),

@@ -130,6 +130,27 @@ def test_band_of_the_exposure_where_rows_have_none(solution: Solution, table: pl
     np.testing.assert_array_equal(frame["calibrated_mag"], whole(solution, table)["calibrated_mag"])
 
 
+def test_columns_do_not_depend_on_the_batch(
+    timed: tuple[pl.DataFrame, pl.DataFrame, np.ndarray], tmp_path: Path
+) -> None:
+    one, exposures, _ = timed
+    known = one.drop("band")
+    unknown = known.head(50).with_columns(exposure_id=pl.lit(7, pl.Int64))
+    banded = calibrate(one, config=Config(method="wls", score=False))
+    plain = calibrate(known, config=Config(method="wls", score=False))
+    some = exposures.head(3).with_columns(band=pl.lit("g"))  # a table of few exposures says which band they are in
+    for solution, table in ((banded, None), (plain, some), (banded, some)):
+        for number, inputs in enumerate(([known, unknown], [unknown, known])):
+            for ending in ("csv", "parquet", "fits", "ecsv"):
+                out = tmp_path / f"{number}.{ending}"
+                assert apply_stream(solution, inputs, out, exposures=table).rows == one.height + 50
+            for ending in ("csv", "parquet"):
+                back = (pl.read_csv if ending == "csv" else pl.read_parquet)(tmp_path / f"{number}.{ending}")
+                assert back.columns[:3] == ["star_id", "exposure_id", "band"]
+                assert back.height == one.height + 50
+    assert "band" not in whole(plain, [known, unknown]).columns
+
+
 def test_names_of_the_solve_are_taken_where_none_are_given(table: pl.DataFrame) -> None:
     renamed = table.rename({"mag": "m_inst"})
     made = calibrate(renamed, config=Config(method="wls", score=False, columns={"mag": "m_inst"}))

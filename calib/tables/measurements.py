@@ -132,7 +132,7 @@ def read_measurements(inputs: Any, *, columns: Mapping[str, str] | None = None, 
         frame,
         reason,
         joined,
-        given=_given(converters[0], joined),
+        given=_given(converters[0], joined, joined["band"]),
         system=converters[0].system,
         undivided=converters[0].undivided,
         time_scale=_time_scale(sources[0], converters[0], table),
@@ -177,6 +177,8 @@ def iter_measurements(
     sources = open_sources(inputs)
     table = None if exposures is None else load_exposures(exposures, mapping)
     _check_conditions({name: own for name, own in mapping.items() if name not in spare}, sources, table)
+    # whether there are bands is said for all batches alike, whatever exposures are in them
+    bands_known = table.frame["band"] if table is not None and table.has_band else pl.Series("band", [], pl.String)
     types: dict[str, Any] = {}
     converters = _converters(sources, mapping, table, exptime)
     seen = 0
@@ -199,7 +201,7 @@ def iter_measurements(
                 frame,
                 reason,
                 joined.with_columns(pl.col("band").cast(bands)),
-                given=_given(converter, joined),
+                given=_given(converter, joined, bands_known),
                 system=converter.system,
                 undivided=converter.undivided,
                 time_scale=_time_scale(source, converter, table),
@@ -266,9 +268,9 @@ def _sky(chunk: Chunk) -> tuple[NDArray[Any], NDArray[Any]] | None:
     return (chunk.numbers["ra"], chunk.numbers["dec"]) if "ra" in chunk.numbers else None
 
 
-def _given(converter: Converter, exposures: pl.DataFrame) -> frozenset[str]:
+def _given(converter: Converter, exposures: pl.DataFrame, bands: pl.Series) -> frozenset[str]:
     known = {c for c in CONDITIONS if c not in {"ra", "dec"} and exposures[c].null_count() < exposures.height}
-    band = {"band"} if "band" in converter.names or (exposures["band"].cast(pl.String) != "").any() else set()
+    band = {"band"} if "band" in converter.names or (bands.cast(pl.String) != "").any() else set()
     return frozenset({*converter.names, *known, *band})
 
 
