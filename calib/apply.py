@@ -40,18 +40,21 @@ class Applied:
         Read and written.
     calibrated
         With a finite calibrated magnitude.
+    without_error
+        Those of them that have no error of their own: calibrated_mag_err is NaN.
     unknown_exposure
         Whose exposure (in this band, on this detector) is not in the solution.
     unsolved_exposure
         Whose exposure is in the solution without a zero-point.
     unusable
-        Without a magnitude of their own.
+        Without a magnitude of their own, or with one that stands for missing.
     warnings
         Of the reader.
     """
 
     rows: int = 0
     calibrated: int = 0
+    without_error: int = 0
     unknown_exposure: int = 0
     unsolved_exposure: int = 0
     unusable: int = 0
@@ -223,6 +226,7 @@ def apply_frames(
         known = np.where(node >= 0, np.isfinite(apply.calibrator.zeropoint[node]), False)
         applied.rows += frame.height
         applied.calibrated += int(finite.sum())
+        applied.without_error += int((finite & ~np.isfinite(frame["calibrated_mag_err"].to_numpy())).sum())
         applied.unknown_exposure += int((node < 0).sum())
         applied.unsolved_exposure += int(((node >= 0) & ~known).sum())
         applied.unusable += int((known & ~finite).sum())

@@ -73,6 +73,27 @@ def test_unknown_and_unusable_rows_are_nan_and_counted(solution: Solution, table
     assert frame["exposure_id"].to_list() == some["exposure_id"].to_list()
 
 
+def test_what_is_missing_is_not_calibrated(table: pl.DataFrame) -> None:
+    mag, err = table["mag"].to_list(), table["mag_err"].to_list()
+    mag[:4] = [99.0, -9999.0, None, np.inf]
+    err[4:8] = [0.0, -0.01, None, np.inf]
+    flag = np.zeros(table.height, bool)
+    flag[[1, 8]] = True
+    spoilt = table.with_columns(pl.Series("mag", mag), pl.Series("mag_err", err), pl.Series("flag", flag))
+    made, applied = calibrate(spoilt, config=Config(method="wls", score=False)), Applied()
+    solved, again = made.measurement_frame(), whole(made, spoilt, applied=applied)
+    for frame in (solved, again):
+        assert frame.height == table.height
+        missing = frame.select(~pl.col("calibrated_mag", "calibrated_mag_err").is_finite())
+        assert missing["calibrated_mag"].arg_true().to_list() == [0, 1, 2, 3]
+        assert missing["calibrated_mag_err"].arg_true().to_list() == [*range(8)]
+    assert not solved["used"][:9].any()
+    names = ("flagged", "null_mag", "non_finite_mag", "implausible_mag", "null_error", "non_finite_error")
+    counts = made.diagnostics["counts"]
+    assert [counts[name] for name in (*names, "nonpositive_error")] == [2, 1, 1, 1, 1, 1, 2]
+    assert (applied.calibrated, applied.unusable, applied.without_error) == (table.height - 4, 4, 4)
+
+
 def test_isolated_exposure_is_counted(table: pl.DataFrame) -> None:
     lonely = table.head(2).with_columns(exposure_id=pl.lit(7, pl.Int64), star_id=pl.lit(9, pl.Int64))
     both = pl.concat([table, lonely])

@@ -217,10 +217,13 @@ class Converter:
                 err = err * self.error_factor
             err32 = err.astype(np.float32)
         mag[~np.isfinite(mag)] = np.nan
-        mark(reason, (mag < MAG_RANGE[0]) | (mag > MAG_RANGE[1]), "implausible_mag")
+        implausible = (mag < MAG_RANGE[0]) | (mag > MAG_RANGE[1])
+        mark(reason, implausible, "implausible_mag")
         mark(reason, null_err, "null_error")
         mark(reason, ~np.isfinite(err32), "non_finite_error")
         mark(reason, err32 <= 0, "nonpositive_error")
+        mag[implausible] = np.nan  # what stands for missing is missing, whatever reason comes first
+        err32[~(np.isfinite(err32) & (err32 > 0))] = np.nan
         if no_time is not None:
             mark(reason, no_time, "no_exptime")
         return {"mag": mag, "mag_err": err32}

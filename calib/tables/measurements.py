@@ -30,7 +30,8 @@ class Measurements:
     frame : polars.DataFrame
         n rows, no nulls: star_id, exposure_id (Int64 or String), band (Enum, "" where the table has none), detector
         (Int64 or Enum) if given, mag (Float64, mag), mag_err (Float32, mag), and where given x, y (Float32, pixel),
-        ra, dec (Float64, deg), color (Float32, mag), flag (Boolean). NaN where a value is missing.
+        ra, dec (Float64, deg), color (Float32, mag), flag (Boolean). NaN where a value is missing: what no magnitude
+        or no error can be, too.
     reason : uint8 array, shape (n,)
         0 where the row is usable, otherwise its code in `UNUSED_REASONS`.
     exposures : polars.DataFrame

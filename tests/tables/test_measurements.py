@@ -47,6 +47,17 @@ def test_reason_of_each_row():
     assert m.usable.tolist() == [n == "usable" for n in names]
     assert m.frame.null_count().row(0) == (0,) * m.frame.width
     assert m.frame["flag"].dtype == pl.Boolean
+    missing = ("null_mag", "non_finite_mag", "implausible_mag")
+    assert m.frame["mag"].is_nan().to_list() == [n in missing for n in names]
+    assert m.frame["mag_err"].is_nan().to_list() == [n.endswith("_error") for n in names]
+
+
+def test_what_stands_for_missing_is_missing_in_flagged_rows_too(table):
+    bad = pl.when(pl.int_range(pl.len()) < 3)
+    m = read_measurements(table.with_columns(mag=bad.then(99.0).otherwise("mag"), mag_err=bad.then(-1.0), flag=True))
+    assert m.counts == {"usable": 0, "flagged": 24}
+    assert m.frame["mag"].is_nan().sum() == 3
+    assert m.frame["mag_err"].is_nan().all()
 
 
 def test_flux_units_agree_with_magnitudes(table):
