@@ -257,7 +257,7 @@ def apply_stream(
     Raises
     ------
     InputError
-        A table cannot be used as it is, or `out` has another ending.
+        A table cannot be used as it is, or `out` has another ending, or is FITS and a name is not ASCII.
     """
     ending = Path(out).suffix.lower()
     applied = Applied()
@@ -277,9 +277,14 @@ def apply_stream(
             for frame in frames():
                 frame.write_csv(stream, include_header=stream.tell() == 0)
     elif ending in FORMATS:
-        from calib.tables.astropy_out import to_qtable
+        from calib.tables.astropy_out import check_fits, to_qtable
 
-        table = to_qtable(pl.concat(list(frames())), "measurements")
+        parts = []
+        for frame in frames():
+            if ending == ".fits":
+                check_fits(frame, str(out))
+            parts.append(frame)
+        table = to_qtable(pl.concat(parts), "measurements")
         with atomic_path(out) as temporary:
             table.write(temporary, format="fits" if ending == ".fits" else "ascii.ecsv")
     else:

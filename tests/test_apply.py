@@ -124,6 +124,17 @@ def test_formats(solution: Solution, table: pl.DataFrame, tmp_path: Path, ending
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
 
 
+def test_names_that_fits_cannot_hold(timed: tuple[pl.DataFrame, pl.DataFrame, np.ndarray], tmp_path: Path) -> None:
+    one = timed[0].with_columns(star_id=pl.format("α-{} Cen", "star_id"))
+    made = calibrate(one, config=Config(method="wls", score=False))
+    for ending in ("parquet", "csv", "ecsv"):
+        assert apply_stream(made, one, tmp_path / f"a.{ending}").calibrated == one.height
+    text = rf"a.fits: star_id is not ASCII in {one.height:,} rows \(first: {one['star_id'][0]}\).* ends in .parquet"
+    with pytest.raises(InputError, match=text):
+        apply_stream(made, one, tmp_path / "a.fits")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_nothing_is_left_of_a_failure(solution: Solution, table: pl.DataFrame, tmp_path: Path) -> None:
     table.write_parquet(tmp_path / "a.parquet")
     table.drop("x").write_parquet(tmp_path / "b.parquet")
