@@ -145,7 +145,7 @@ class Applier:
         if self._system in (None, said):
             return
         hint = "give one system, by the unit of the column"
-        if measurements.undivided:
+        if measurements.undivided and self._system == "instrumental":
             hint = "map exposure times with --columns exptime=THEIR_NAME"
         elif measurements.system == "instrumental" and self._system == system_in_words("", True):
             hint = "give counts, and leave exposure times out with --columns exptime="

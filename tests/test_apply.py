@@ -132,7 +132,7 @@ def test_names_that_fits_cannot_hold(timed: tuple[pl.DataFrame, pl.DataFrame, np
     text = rf"a.fits: star_id is not ASCII in {one.height:,} rows \(first: {one['star_id'][0]}\).* ends in .parquet"
     with pytest.raises(InputError, match=text):
         apply_stream(made, one, tmp_path / "a.fits")
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 3, "nothing is left of the FITS file"
 
 
 def test_nothing_is_left_of_a_failure(solution: Solution, table: pl.DataFrame, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_names_of_the_solve_are_taken_where_none_are_given(table: pl.DataFrame) 
 
 
 def counts_of(table: pl.DataFrame, exptime: np.ndarray | None, unit: u.UnitBase = u.adu) -> QTable:
-    """The g band in counts of exposures of some length, or in counts a second; the exposures of that band."""
+    """Rows as fluxes, in counts of exposures of some length, s, or in another unit."""
     flux = 10 ** (-0.4 * (table["mag"].to_numpy() - 31.4)) * (1.0 if exptime is None else exptime)
     out = QTable({name: table[name].to_numpy() for name in ("star_id", "exposure_id")})
     out["flux"], out["flux_err"] = flux * unit, flux * table["mag_err"].to_numpy() / 1.0857362 * unit
@@ -259,6 +259,7 @@ def test_magnitudes_of_another_system_are_refused(timed: tuple[pl.DataFrame, pl.
         (of_rates, counts, {}, "of counts of whole exposures and in the solution instrumental; map exposure times"),
         (of_counts, counts, {"exposures": exposures}, "--columns exptime="),
         (of_counts, rates, {}, "instrumental and in the solution of counts of whole exposures"),
+        (of_fluxes, counts, {}, "of counts of whole exposures and in the solution AB; give one system"),
         (of_fluxes, rates, {}, "instrumental and in the solution AB"),
         (of_rates, fluxes, {}, "AB and in the solution instrumental"),
         (of_fluxes, plain, {}, "without a stated system and in the solution AB"),
