@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from calib.model.calibrator import Calibrator
 from calib.solution import Solution
-from calib.tables.columns import MEASUREMENT_COLUMNS
+from calib.tables.columns import CONDITION_COLUMNS
+from calib.tables.convert import Exptime
 from calib.tables.errors import InputError, count
-from calib.tables.measurements import Measurements, iter_measurements
+from calib.tables.measurements import Measurements, iter_measurements, system_in_words
 from calib.tables.write import ParquetSink, atomic_path
 
 FORMATS = (".parquet", ".csv", ".fits", ".ecsv")
@@ -39,18 +40,21 @@ class Applied:
         Read and written.
     calibrated
         With a finite calibrated magnitude.
+    without_error
+        Those of them that have no error of their own: calibrated_mag_err is NaN.
     unknown_exposure
         Whose exposure (in this band, on this detector) is not in the solution.
     unsolved_exposure
         Whose exposure is in the solution without a zero-point.
     unusable
-        Without a magnitude of their own.
+        Without a magnitude of their own, or with one that stands for missing.
     warnings
         Of the reader.
     """
 
     rows: int = 0
     calibrated: int = 0
+    without_error: int = 0
     unknown_exposure: int = 0
     unsolved_exposure: int = 0
     unusable: int = 0
@@ -86,6 +90,24 @@ class Applier:
             "star_id", "band", pl.col("mag").alias("_mag"), response.fill_null(0.0).fill_nan(0.0).alias("_response")
         )
         self.needs = _needed(self.calibrator)
+        said = model.get("magnitudes")
+        self._system = None if said is None else system_in_words(**said)
+        self._has_bands = bool((nodes["band"] != "").any())
+        self._times = nodes.select("exposure_id", "band", "exptime") if "exptime" in nodes.columns else None
+
+    @property
+    def exptime(self) -> Exptime | None:
+        """Exposure times as the solution has them, of the rows of a frame of keys; None where it has none."""
+        return None if self._times is None else self._exptime
+
+    def _exptime(self, keys: pl.DataFrame) -> NDArray[np.float64]:
+        assert self._times is not None
+        if keys["exposure_id"].dtype != self._times["exposure_id"].dtype:
+            return np.full(keys.height, np.nan)  # such rows are refused when they are calibrated
+        on = [c for c in ("exposure_id", "band") if c in keys.columns]
+        known = self._times.group_by(on).agg(pl.col("exptime").first())
+        found = keys.select(on).join(known, on=on, how="left", maintain_order="left")
+        return found["exptime"].fill_null(np.nan).to_numpy()
 
     def __call__(self, measurements: Measurements) -> tuple[pl.DataFrame, NDArray[np.int32]]:
         """Calibrate rows: their keys, calibrated_mag, calibrated_mag_err, residual; and the node of each, -1 for none.
@@ -93,6 +115,7 @@ class Applier:
         residual is to the star's magnitude in the solution, NaN where it has none.
         """
         frame = measurements.frame
+        self._same_system(measurements)
         for name in self.needs:
             if name not in frame.columns:
                 raise InputError(
@@ -108,14 +131,25 @@ class Applier:
         response = found["_response"].fill_null(0.0).to_numpy()
         mag, err = self.calibrator(frame, node, response)
         residual = mag - found["_mag"].fill_null(np.nan).to_numpy()
-        shown = [c for c in _KEYS if c in ("star_id", "exposure_id") or measurements.has(c)]
-        if (keys["band"] != "").any() and "band" not in shown:
-            shown.insert(2, "band")
+        # the same for every batch: by what the tables and the solution have, not by what its rows hold
+        known = {"star_id", "exposure_id"} | ({"band"} if self._has_bands else set())
+        shown = [c for c in _KEYS if c in known or measurements.has(c)]
         return keys.select(shown).with_columns(
             pl.Series("calibrated_mag", mag),
             pl.Series("calibrated_mag_err", err.astype(np.float32)),
             pl.Series("residual", residual.astype(np.float32)),
         ), node
+
+    def _same_system(self, measurements: Measurements) -> None:
+        said = system_in_words(measurements.system, measurements.undivided)
+        if self._system in (None, said):
+            return
+        hint = "give one system, by the unit of the column"
+        if measurements.undivided and self._system == "instrumental":
+            hint = "map exposure times with --columns exptime=THEIR_NAME"
+        elif measurements.system == "instrumental" and self._system == system_in_words("", True):
+            hint = "give counts, and leave exposure times out with --columns exptime="
+        raise InputError(f"{_label(measurements)}: magnitudes are {said} and in the solution {self._system}; {hint}")
 
     def _find_nodes(self, keys: pl.DataFrame, measurements: Measurements) -> tuple[pl.DataFrame, NDArray[np.int32]]:
         """Node of each row; where the measurements have no band, that of the exposure."""
@@ -163,7 +197,8 @@ def apply_frames(
     columns
         Canonical to own name; those of the solution's configuration when not given.
     exposures
-        Only for bands, and for exposure times where fluxes are counts; conditions are those of the solution.
+        Only for bands, and for exposure times where fluxes are counts; conditions are those of the solution, and so
+        are exposure times that no table has.
     applied
         Counts, kept up to date.
 
@@ -180,15 +215,18 @@ def apply_frames(
     """
     apply = Applier(solution)
     applied = Applied() if applied is None else applied
+    spare: tuple[str, ...] = ()
     if columns is None:
-        used = solution.diagnostics.get("config", {}).get("columns", {})
-        columns = {name: own for name, own in used.items() if name in MEASUREMENT_COLUMNS}
-    for measurements in iter_measurements(inputs, columns=columns, exposures=exposures):
+        columns = solution.diagnostics.get("config", {}).get("columns", {})
+        spare = tuple(CONDITION_COLUMNS)  # conditions are those of the solution: nobody has to give them again
+    batches = iter_measurements(inputs, columns=columns, exposures=exposures, spare=spare, exptime=apply.exptime)
+    for measurements in batches:
         frame, node = apply(measurements)
         finite = np.isfinite(frame["calibrated_mag"].to_numpy())
         known = np.where(node >= 0, np.isfinite(apply.calibrator.zeropoint[node]), False)
         applied.rows += frame.height
         applied.calibrated += int(finite.sum())
+        applied.without_error += int((finite & ~np.isfinite(frame["calibrated_mag_err"].to_numpy())).sum())
         applied.unknown_exposure += int((node < 0).sum())
         applied.unsolved_exposure += int(((node >= 0) & ~known).sum())
         applied.unusable += int((known & ~finite).sum())
@@ -219,7 +257,7 @@ def apply_stream(
     Raises
     ------
     InputError
-        A table cannot be used as it is, or `out` has another ending.
+        A table cannot be used as it is, or `out` has another ending, or is FITS and a name is not ASCII.
     """
     ending = Path(out).suffix.lower()
     applied = Applied()
@@ -239,9 +277,14 @@ def apply_stream(
             for frame in frames():
                 frame.write_csv(stream, include_header=stream.tell() == 0)
     elif ending in FORMATS:
-        from calib.tables.astropy_out import to_qtable
+        from calib.tables.astropy_out import check_fits, to_qtable
 
-        table = to_qtable(pl.concat(list(frames())), "measurements")
+        parts = []
+        for frame in frames():
+            if ending == ".fits":
+                check_fits(frame, str(out))
+            parts.append(frame)
+        table = to_qtable(pl.concat(parts), "measurements")
         with atomic_path(out) as temporary:
             table.write(temporary, format="fits" if ending == ".fits" else "ascii.ecsv")
     else:

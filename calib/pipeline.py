@@ -165,7 +165,11 @@ def calibrate(
             "inflation": {str(c): float(v) for c, v in enumerate(solved.inflation) if v > 1.0},
             "bootstrap_ratio": solved.bootstrap_ratio,
         },
-        "model": made.model | {"differential_extinction": None if differential is None else asdict(differential)},
+        "model": made.model
+        | {
+            "differential_extinction": None if differential is None else asdict(differential),
+            "magnitudes": {"system": measurements.system, "undivided": measurements.undivided},
+        },
         "timings": clock.seconds,
         "memory_mb": clock.memory,
         "peak_memory_mb": _peak_mb(),

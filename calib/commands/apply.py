@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
         (applied.unknown_exposure, "of exposures that are not in the solution: NaN"),
         (applied.unsolved_exposure, "of exposures without a zero-point: NaN"),
         (applied.unusable, "without a magnitude: NaN"),
+        (applied.without_error, "calibrated, but without an error of their own: calibrated_mag_err is NaN"),
     ):
         if n:
             print(f"{n:,} rows {what}")

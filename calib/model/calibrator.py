@@ -93,6 +93,8 @@ class Calibrator:
     def __call__(self, frame: pl.DataFrame, node: NDArray[np.integer], response: Array) -> tuple[Array, Array]:
         """Calibrated magnitude and its standard error, mag, of every row; NaN where the node has no zero-point.
 
+        Both are NaN where the row has no magnitude, and the error where the row has none.
+
         The error is that of the measurement under the noise model and that of the zero-point, in quadrature; the star's
         own variability and the surface's error are not in it.
 
@@ -135,7 +137,7 @@ class Calibrator:
         value -= response * self.seeing[at]
         err = mag_err.astype(float)
         variance = (self.error_scale[at] * err) ** 2 + self.variance[at] + self.zeropoint_err[at] ** 2
-        return value, np.sqrt(np.where(known, variance, np.nan))
+        return value, np.sqrt(np.where(known & np.isfinite(value), variance, np.nan))
 
     def _places(self, frame: pl.DataFrame, at: NDArray[np.integer]) -> Places:
         field = self.field

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from calib.tables.canonical_out import checked
+from calib.tables.errors import InputError, count
 from calib.tables.schema import COLUMNS, Kind
 
 
@@ -76,6 +77,30 @@ def write_ecsv(frame: pl.DataFrame, path: Any, kind: Kind, meta: Mapping[str, An
             text.info.serialize_method["ecsv"] = "data_mask"
             table.replace_column(name, text)
     table.write(path, format="ascii.ecsv")
+
+
+def check_fits(frame: pl.DataFrame, label: str) -> None:
+    """Refuse text that a FITS table cannot hold.
+
+    Parameters
+    ----------
+    frame : polars.DataFrame
+    label : str
+        The file that it is to be written to.
+
+    Raises
+    ------
+    InputError
+        Some is not ASCII.
+    """
+    for series in frame.select(pl.col(pl.String)):
+        beyond = series.str.len_bytes() != series.str.len_chars()
+        if beyond.any():
+            raise InputError(
+                f"{label}: {series.name} is not ASCII in {count(int(beyond.sum()), 'row')} (first: "
+                f"{series.filter(beyond)[0]}), and FITS holds no other text; give a name that ends in .parquet, .csv "
+                "or .ecsv"
+            )
 
 
 def astropy_yaml(frame: pl.DataFrame, kind: Kind, meta: Mapping[str, Any] | None = None) -> str:

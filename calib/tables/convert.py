@@ -78,8 +78,8 @@ class Converter:
         The same for exposure columns in the table.
     system : str
         ``AB``, ``instrumental`` or empty where the table does not say.
-    exptime : callable or None
-        Set by the reader where exposure times come from another table.
+    exptime, other_exptime : callable or None
+        Set by the reader where exposure times come from another table, and where some are known if no table has them.
     notes : dict of str to int
         What was repaired, with the number of rows.
     """
@@ -91,6 +91,7 @@ class Converter:
     names: dict[str, str] = field(init=False)
     conditions: dict[str, str] = field(init=False)
     exptime: Exptime | None = None
+    other_exptime: Exptime | None = None
     notes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -154,6 +155,12 @@ class Converter:
         """Own names of all columns to read."""
         return list(dict.fromkeys([*self.names.values(), *self.conditions.values()]))
 
+    @property
+    def undivided(self) -> bool:
+        """Whether magnitudes are of counts as they are, since no exposure time is known."""
+        known = self.exptime is not None or self.other_exptime is not None or "exptime" in self.conditions
+        return self.scale.counts and not known
+
     def _note(self, text: str, n: int) -> None:
         self.notes[text] = self.notes.get(text, 0) + n
 
@@ -210,20 +217,25 @@ class Converter:
                 err = err * self.error_factor
             err32 = err.astype(np.float32)
         mag[~np.isfinite(mag)] = np.nan
-        mark(reason, (mag < MAG_RANGE[0]) | (mag > MAG_RANGE[1]), "implausible_mag")
+        implausible = (mag < MAG_RANGE[0]) | (mag > MAG_RANGE[1])
+        mark(reason, implausible, "implausible_mag")
         mark(reason, null_err, "null_error")
         mark(reason, ~np.isfinite(err32), "non_finite_error")
         mark(reason, err32 <= 0, "nonpositive_error")
+        mag[implausible] = np.nan  # what stands for missing is missing, whatever reason comes first
+        err32[~(np.isfinite(err32) & (err32 > 0))] = np.nan
         if no_time is not None:
             mark(reason, no_time, "no_exptime")
         return {"mag": mag, "mag_err": err32}
 
     def _times(self, keys: pl.DataFrame, conditions: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64] | None:
-        outside = self.exptime(keys) if self.exptime is not None else None
+        times = self.exptime(keys) if self.exptime is not None else None
         inside = conditions.get("exptime")
-        if outside is None:
-            return inside
-        return outside if inside is None else np.where(np.isfinite(outside), outside, inside)
+        other = self.other_exptime(keys) if self.other_exptime is not None else None
+        for more in (inside, other):
+            if more is not None:
+                times = more if times is None else np.where(np.isfinite(times), times, more)
+        return times
 
     def _places(self, raw: pl.DataFrame) -> dict[str, NDArray[np.floating]]:
         out: dict[str, NDArray[np.floating]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from calib.tables.columns import CONDITION_COLUMNS, check_mapping, missing_column
-from calib.tables.convert import Chunk, Converter, written_notes
+from calib.tables.convert import Chunk, Converter, Exptime, written_notes
 from calib.tables.duplicates import mark_duplicates
 from calib.tables.errors import InputError
 from calib.tables.exposures import CONDITIONS, ExposureGatherer, ExposureTable, join_exposures, load_exposures
@@ -30,7 +30,8 @@ class Measurements:
     frame : polars.DataFrame
         n rows, no nulls: star_id, exposure_id (Int64 or String), band (Enum, "" where the table has none), detector
         (Int64 or Enum) if given, mag (Float64, mag), mag_err (Float32, mag), and where given x, y (Float32, pixel),
-        ra, dec (Float64, deg), color (Float32, mag), flag (Boolean). NaN where a value is missing.
+        ra, dec (Float64, deg), color (Float32, mag), flag (Boolean). NaN where a value is missing: what no magnitude
+        or no error can be, too.
     reason : uint8 array, shape (n,)
         0 where the row is usable, otherwise its code in `UNUSED_REASONS`.
     exposures : polars.DataFrame
@@ -41,6 +42,8 @@ class Measurements:
         Canonical names of the columns that the input has, conditions included.
     system : str
         ``AB``, ``instrumental``, or empty where the input does not say.
+    undivided : bool
+        Whether magnitudes are of counts that are not divided by the exposure time, which nobody gave.
     time_scale : str
         Scale of mjd, empty where the input does not say.
     inputs : list of dict
@@ -53,6 +56,7 @@ class Measurements:
     exposures: pl.DataFrame
     given: frozenset[str] = frozenset()
     system: str = ""
+    undivided: bool = False
     time_scale: str = ""
     inputs: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -129,8 +133,9 @@ def read_measurements(inputs: Any, *, columns: Mapping[str, str] | None = None, 
         frame,
         reason,
         joined,
-        given=_given(converters[0], joined),
+        given=_given(converters[0], joined, joined["band"]),
         system=converters[0].system,
+        undivided=converters[0].undivided,
         time_scale=_time_scale(sources[0], converters[0], table),
         inputs=records,
         warnings=list(dict.fromkeys(warnings)),
@@ -142,6 +147,8 @@ def iter_measurements(
     *,
     columns: Mapping[str, str] | None = None,
     exposures: Any = None,
+    spare: Collection[str] = (),
+    exptime: Exptime | None = None,
     batch_rows: int = CHUNK_ROWS,
 ) -> Iterator[Measurements]:
     """Read measurements batch by batch, in input order, in memory that does not grow with the input.
@@ -155,6 +162,10 @@ def iter_measurements(
     ----------
     inputs, columns, exposures
         As for `read_measurements`.
+    spare : collection of str
+        Conditions that may be mapped to a column that no table has.
+    exptime : callable, optional
+        Exposure time, s, of each row of a frame of keys, where no table has it.
     batch_rows : int
         Rows of a batch, at most.
 
@@ -166,9 +177,11 @@ def iter_measurements(
     mapping = check_mapping(columns)
     sources = open_sources(inputs)
     table = None if exposures is None else load_exposures(exposures, mapping)
-    _check_conditions(mapping, sources, table)
+    _check_conditions({name: own for name, own in mapping.items() if name not in spare}, sources, table)
+    # whether there are bands is said for all batches alike, whatever exposures are in them
+    bands_known = table.frame["band"] if table is not None and table.has_band else pl.Series("band", [], pl.String)
     types: dict[str, Any] = {}
-    converters = _converters(sources, mapping, table)
+    converters = _converters(sources, mapping, table, exptime)
     seen = 0
     for source, converter in zip(sources, converters, strict=True):
         for raw in source.chunks(converter.columns, batch_rows):
@@ -189,8 +202,9 @@ def iter_measurements(
                 frame,
                 reason,
                 joined.with_columns(pl.col("band").cast(bands)),
-                given=_given(converter, joined),
+                given=_given(converter, joined, bands_known),
                 system=converter.system,
+                undivided=converter.undivided,
                 time_scale=_time_scale(source, converter, table),
                 inputs=[{"path": source.label, "rows": frame.height, "sha256": None, "columns": own}],
                 warnings=source.notes + written_notes(converter.notes) + more + _count_warnings(converter),
@@ -199,13 +213,16 @@ def iter_measurements(
         raise InputError(f"{sources[0].label}: the table has no rows")
 
 
-def _converters(sources: list[Source], mapping: Mapping[str, str], table: ExposureTable | None) -> list[Converter]:
+def _converters(
+    sources: list[Source], mapping: Mapping[str, str], table: ExposureTable | None, exptime: Exptime | None = None
+) -> list[Converter]:
     """One for each table; all must have the same columns and the same kind of brightness."""
     converters = [Converter(source, mapping) for source in sources]
     first = converters[0]
     for source, converter in zip(sources, converters, strict=True):
         if table is not None and "exptime" in table.frame.columns:
             converter.exptime = table.exptime
+        converter.other_exptime = exptime
         for mine, others in ((converter, first), (first, converter)):
             for name in {**mine.names, **mine.conditions}:
                 if name not in others.names and name not in others.conditions:
@@ -213,12 +230,17 @@ def _converters(sources: list[Source], mapping: Mapping[str, str], table: Exposu
                         f"{others.source.label}: no column {name}, which {mine.source.label} has; "
                         f"add it, or leave it out of all with --columns {name}="
                     )
-        if converter.system != first.system:
+        said, wanted = (system_in_words(c.system, c.undivided) for c in (converter, first))
+        if said != wanted:
             raise InputError(
-                f"{source.label}: magnitudes are {converter.system or 'without a stated system'} and in "
-                f"{first.source.label} {first.system or 'without a stated system'}; give one system"
+                f"{source.label}: magnitudes are {said} and in {first.source.label} {wanted}; give one system"
             )
     return converters
+
+
+def system_in_words(system: str, undivided: bool) -> str:
+    """Return what magnitudes are, as messages say it: two that differ have no common scale."""
+    return "of counts of whole exposures" if undivided else system or "without a stated system"
 
 
 def _check_conditions(mapping: Mapping[str, str], sources: Iterable[Source], table: ExposureTable | None) -> None:
@@ -247,9 +269,9 @@ def _sky(chunk: Chunk) -> tuple[NDArray[Any], NDArray[Any]] | None:
     return (chunk.numbers["ra"], chunk.numbers["dec"]) if "ra" in chunk.numbers else None
 
 
-def _given(converter: Converter, exposures: pl.DataFrame) -> frozenset[str]:
+def _given(converter: Converter, exposures: pl.DataFrame, bands: pl.Series) -> frozenset[str]:
     known = {c for c in CONDITIONS if c not in {"ra", "dec"} and exposures[c].null_count() < exposures.height}
-    band = {"band"} if "band" in converter.names or (exposures["band"].cast(pl.String) != "").any() else set()
+    band = {"band"} if "band" in converter.names or (bands.cast(pl.String) != "").any() else set()
     return frozenset({*converter.names, *known, *band})
 
 
@@ -259,7 +281,7 @@ def _time_scale(source: Source, converter: Converter, table: ExposureTable | Non
 
 
 def _count_warnings(converter: Converter) -> list[str]:
-    if converter.scale.counts and converter.exptime is None and "exptime" not in converter.conditions:
+    if converter.undivided:
         return [
             f"{converter.source.label}: fluxes are in counts and no exposure time is known; "
             "each zero-point includes 2.5 log10 of its exposure time"

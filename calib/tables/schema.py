@@ -160,8 +160,14 @@ _MEASUREMENTS = (
     OutputColumn("exposure_id", "id", "", "Exposure, as in the input.", "meta.id;obs.exposure", True),
     OutputColumn("band", "string", "", "Band.", "meta.id;instr.bandpass"),
     OutputColumn("detector", "id", "", "Detector.", "meta.id;instr.det"),
-    OutputColumn("calibrated_mag", "float64", "mag", "mag + zeropoint + terms at the measurement's place.", _MAG, True),
-    OutputColumn("calibrated_mag_err", "float32", "mag", "Standard error of calibrated_mag.", _ERR, True),
+    OutputColumn(
+        "calibrated_mag", "float64", "mag",
+        "mag + zeropoint + terms at the measurement's place; NaN where one of them is missing.", _MAG, True,
+    ),
+    OutputColumn(
+        "calibrated_mag_err", "float32", "mag",
+        "Standard error of calibrated_mag; NaN where that, or the error of the measurement, is missing.", _ERR, True,
+    ),
     OutputColumn("residual", "float32", "mag", "calibrated_mag minus the star's magnitude.", "stat.fit.residual"),
     OutputColumn("weight", "float32", "1 / mag2", "Weight in the solve; 0 where not used.", "stat.weight"),
     OutputColumn(

@@ -47,6 +47,17 @@ def test_reason_of_each_row():
     assert m.usable.tolist() == [n == "usable" for n in names]
     assert m.frame.null_count().row(0) == (0,) * m.frame.width
     assert m.frame["flag"].dtype == pl.Boolean
+    missing = ("null_mag", "non_finite_mag", "implausible_mag")
+    assert m.frame["mag"].is_nan().to_list() == [n in missing for n in names]
+    assert m.frame["mag_err"].is_nan().to_list() == [n.endswith("_error") for n in names]
+
+
+def test_what_stands_for_missing_is_missing_in_flagged_rows_too(table):
+    bad = pl.when(pl.int_range(pl.len()) < 3)
+    m = read_measurements(table.with_columns(mag=bad.then(99.0).otherwise("mag"), mag_err=bad.then(-1.0), flag=True))
+    assert m.counts == {"usable": 0, "flagged": 24}
+    assert m.frame["mag"].is_nan().sum() == 3
+    assert m.frame["mag_err"].is_nan().all()
 
 
 def test_flux_units_agree_with_magnitudes(table):
@@ -86,6 +97,7 @@ def test_counts_are_divided_by_the_exposure_time(table):
     without = read_measurements(q)
     assert without.system == "instrumental"
     np.testing.assert_allclose(without.frame["mag"], -7.5)
+    assert without.undivided
     assert "no exposure time is known" in without.warnings[0]
     ids = sorted(set(table["exposure_id"]))
     times = pl.DataFrame({"exposure_id": ids[:3], "exptime": [10.0, 100.0, -1.0]})
@@ -93,10 +105,22 @@ def test_counts_are_divided_by_the_exposure_time(table):
     expected = {ids[0]: -5.0, ids[1]: -2.5, ids[2]: np.nan, ids[3]: np.nan}
     np.testing.assert_allclose(m.frame["mag"], [expected[e] for e in table["exposure_id"]])
     assert m.counts == {"usable": 12, "no_exptime": 12}
+    assert not m.undivided
     q["exptime"] = np.full(24, 1.0) * u.min
     np.testing.assert_allclose(read_measurements(q).frame["mag"], -7.5 + 2.5 * np.log10(60))
     q["flux"], q["flux_err"] = np.full(24, 1000.0) * u.electron / u.s, np.full(24, 10.0) * u.electron / u.s
     np.testing.assert_allclose(read_measurements(q).frame["mag"], -7.5)
+
+
+def test_counts_of_whole_exposures_are_no_rates(table):
+    q = QTable({c: table[c].to_numpy() for c in ("star_id", "exposure_id")})
+    q["flux"], q["flux_err"] = np.full(24, 1000.0) * u.adu, np.full(24, 10.0) * u.adu
+    rate = q.copy()
+    rate["flux"], rate["flux_err"] = q["flux"] / u.s, q["flux_err"] / u.s
+    with pytest.raises(InputError, match="magnitudes are instrumental and in .* of counts of whole exposures"):
+        read_measurements([q, rate])
+    times = table.select(pl.col("exposure_id").unique()).with_columns(exptime=pl.lit(10.0))
+    assert read_measurements([q, rate], exposures=times).counts == {"usable": 48}
 
 
 @pytest.mark.parametrize(
