@@ -22,7 +22,7 @@ from calib.solution import Solution
 from calib.tables.columns import CONDITION_COLUMNS
 from calib.tables.convert import Exptime
 from calib.tables.errors import InputError, count
-from calib.tables.measurements import Measurements, iter_measurements, system_in_words
+from calib.tables.measurements import UNSTATED, Measurements, iter_measurements, system_in_words
 from calib.tables.write import ParquetSink, atomic_path
 
 FORMATS = (".parquet", ".csv", ".fits", ".ecsv")
@@ -141,8 +141,9 @@ class Applier:
         ), node
 
     def _same_system(self, measurements: Measurements) -> None:
+        """Refuse magnitudes of a stated system that is not the solution's; a column without a unit states none."""
         said = system_in_words(measurements.system, measurements.undivided)
-        if self._system in (None, said):
+        if self._system in (None, said) or UNSTATED in (said, self._system):
             return
         hint = "give one system, by the unit of the column"
         if measurements.undivided and self._system == "instrumental":

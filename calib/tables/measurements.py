@@ -20,6 +20,9 @@ from calib.tables.misplaced import mark_misplaced
 from calib.tables.reasons import count_reasons
 from calib.tables.sources import CHUNK_ROWS, Source, open_sources
 
+UNSTATED = "without a stated system"
+"""What magnitudes of a column without a unit are said to be."""
+
 
 @dataclass
 class Measurements:
@@ -240,7 +243,7 @@ def _converters(
 
 def system_in_words(system: str, undivided: bool) -> str:
     """Return what magnitudes are, as messages say it: two that differ have no common scale."""
-    return "of counts of whole exposures" if undivided else system or "without a stated system"
+    return "of counts of whole exposures" if undivided else system or UNSTATED
 
 
 def _check_conditions(mapping: Mapping[str, str], sources: Iterable[Source], table: ExposureTable | None) -> None:
