@@ -64,8 +64,14 @@ class ExposureTable:
         Raises
         ------
         InputError
-            The ids are of different types.
+            The ids are of different types, or the measurements do not say of which of an exposure's bands they are.
         """
+        repeated = self.frame.height - self.frame["exposure_id"].n_unique()
+        if repeated and "band" not in measured.columns:
+            raise InputError(
+                f"{self.label}: exposure_id has several bands in {count(repeated, 'row')} and the measurements have no "
+                "column band; map one with --columns band=THEIR_NAME"
+            )
         theirs, ours = self.frame["exposure_id"].dtype, measured["exposure_id"].dtype
         if theirs != ours:
             raise InputError(
@@ -83,15 +89,9 @@ class ExposureTable:
 
     def bands(self, measured: pl.DataFrame) -> pl.Series:
         """Return the band of each row of a frame of keys that has none, empty where the exposure is not here."""
-        repeated = self.frame.height - self.frame["exposure_id"].n_unique()
-        if repeated:
-            raise InputError(
-                f"{self.label}: exposure_id has several bands in {count(repeated, 'row')} and the measurements have no "
-                "column band; map one with --columns band=THEIR_NAME"
-            )
-        self.keys(measured)
-        pairs = self.frame.select("exposure_id", "band")
-        found = measured.select("exposure_id").join(pairs, on="exposure_id", how="left", maintain_order="left")
+        keys = self.keys(measured)
+        pairs = self.frame.select(*keys, "band")
+        found = measured.select(keys).join(pairs, on=keys, how="left", maintain_order="left")
         return found["band"].fill_null("")
 
 
