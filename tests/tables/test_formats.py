@@ -199,6 +199,18 @@ def test_dictionary_categorical_and_binary_columns(tmp_path, table):
         assert read_measurements(source).frame.equals(expected)
 
 
+def test_bytes_that_are_no_text(tmp_path, table):
+    raw = [bytes([0xFF, 0xFE, 65 + i % 6]) for i in range(24)]
+    table.with_columns(star_id=pl.Series([b"plain", *raw[1:]])).write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(InputError, match=r"b.parquet: column star_id holds bytes that are not UTF-8 text in 23 rows"):
+        read_measurements(tmp_path / "b.parquet")
+    t = as_astropy(table)
+    t["star_id"] = np.array(raw)
+    assert read_measurements(t).frame["star_id"].n_unique() == 6
+    t["star_id"] = np.array(raw, object)
+    assert read_measurements(t).frame["star_id"].n_unique() == 6
+
+
 def test_csv_text(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(
