@@ -1,5 +1,7 @@
 """The same table in every format gives the same measurements."""
 
+import gzip
+
 import astropy.units as u
 import numpy as np
 import polars as pl
@@ -224,6 +226,33 @@ def test_csv_text(tmp_path):
     path.write_text("star_id,exposure_id,mag,mag_err\n1,1,20.1,0.1\n2,1,bright,0.1\n3,1,faint,0.1\n")
     with pytest.raises(InputError, match=r"t.csv: column mag is not a number in 2 rows \(first 'bright'\)"):
         read_measurements(path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_csv_comments_stand_before_the_header_only(tmp_path, packed):
+    path = tmp_path / ("t.csv.gz" if packed else "t.csv")
+    text = '\ufeff# "made\n\n#by hand\nstar_id,exposure_id,mag,mag_err\n#1,1,20.1,0.01\ns2,1,20.2,0.01\n#1,2,20.3,0.01\n'
+    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    m = read_measurements(path)
+    assert m.frame["star_id"].to_list() == ["#1", "s2", "#1"]
+    assert m.counts == {"usable": 3}
+    assert [len(b) for b in iter_measurements(path, batch_rows=2)] == [2, 1]
+    path = tmp_path / "end.csv"
+    path.write_text("star_id,exposure_id,mag,mag_err\n1,1,20.1,0.01\n# the end\n")
+    with pytest.raises(InputError, match="exposure_id is null or empty in 1 row"):
+        read_measurements(path)
+    path.write_text("# nothing\n# else\n")
+    with pytest.raises(InputError, match="cannot be read as CSV"):
+        read_measurements(path)
+
+
+def test_csv_column_that_is_there_twice(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("star_id,exposure_id,mag, mag,mag_err,note,note,,\n1,1,20.1,21.0,0.01,a,b,,\n")
+    with pytest.raises(InputError, match=r"t.csv: column mag is there 2 times; rename or remove all but one"):
+        read_measurements(path)
+    path.write_text("star_id,exposure_id,mag,mag_err,note,note,,\n1,1,20.1,0.01,a,b,,\n")
+    assert read_measurements(path).frame["mag"].to_list() == [20.1]
 
 
 def test_unsigned_float_and_impossible_ids(table):

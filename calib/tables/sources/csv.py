@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from calib.tables.errors import InputError
 from calib.tables.sources.base import CHUNK_ROWS, Source
 
 NULL_WORDS = ("", "NA", "N/A", "null", "NULL", "None", "--", "<NA>", "\\N")
@@ -16,7 +19,7 @@ _WHOLE = r"^(0|-?[1-9][0-9]{0,18})$"
 
 
 class CsvSource(Source):
-    """A CSV (or, by the ending .tsv, tab-separated) file with a header; lines that begin with # are comments.
+    """A CSV (or, by the ending .tsv, tab-separated) file with a header; lines before it that begin with # are comments.
 
     A column is int64 when every value of it in the file is a whole number that fits and has no leading zero,
     otherwise text. Numbers in text are converted, and counted where they cannot be, later.
@@ -38,24 +41,34 @@ class CsvSource(Source):
         self._separator = "\t" if ".tsv" in path.suffixes else ","
         self._whole: dict[str, bool] = {}
         try:
-            own = self._scan().collect_schema().names()
+            self._comments = _lines_before_header(path)
+            own = self._scan(null_values=list(NULL_WORDS)).collect_schema().names()
+            header = self._scan(has_header=False, n_rows=1).collect().row(0)
         except (pl.exceptions.PolarsError, OSError) as error:
             raise self.unreadable(error) from error
-        self._own = {name.strip().strip("\ufeff"): name for name in own}
-        self.names = list(self._own)
+        written = [(name or "").strip().strip("\ufeff") for name in header]
+        self._own = dict(zip(written, own, strict=True))
+        self._repeated = {name: n for name in self._own if (n := written.count(name)) > 1}
+        self.names = [name for name in self._own if name]
 
-    def _scan(self) -> pl.LazyFrame:
+    def _scan(self, **options: Any) -> pl.LazyFrame:
         return pl.scan_csv(
             self.path or "",
             separator=self._separator,
             infer_schema=False,
-            comment_prefix="#",
-            null_values=list(NULL_WORDS),
+            skip_lines=self._comments,
             glob=False,
+            **options,
         )
 
     def _columns(self, names: Sequence[str]) -> pl.LazyFrame:
-        return self._scan().select(pl.col(self._own[n]).str.strip_chars().alias(n) for n in names)
+        for name in names:
+            if name in self._repeated:
+                raise InputError(
+                    f"{self.where(name)} is there {self._repeated[name]} times; rename or remove all but one"
+                )
+        scan = self._scan(null_values=list(NULL_WORDS))
+        return scan.select(pl.col(self._own[n]).str.strip_chars().alias(n) for n in names)
 
     def _find_whole(self, names: Sequence[str]) -> None:
         new = [n for n in names if n not in self._whole]
@@ -80,3 +93,17 @@ class CsvSource(Source):
                     yield frame.slice(start, batch_rows)
         except (pl.exceptions.PolarsError, OSError) as error:
             raise self.unreadable(error) from error
+
+
+def _lines_before_header(path: Path) -> int:
+    """Comments and empty lines above the header: below it a line that begins with # is a row, of a star called so."""
+    with path.open("rb") as stream:
+        packed = stream.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else path.open("rb") as lines:
+        n = 0
+        for line in lines:
+            text = line.removeprefix(b"\xef\xbb\xbf").strip()
+            if text and not text.startswith(b"#"):
+                break
+            n += 1
+    return n
