@@ -21,6 +21,7 @@ from calib.model.calibrator import Calibrator
 from calib.solution import Solution
 from calib.tables.columns import MEASUREMENT_COLUMNS
 from calib.tables.errors import InputError, count
+from calib.tables.ids import names_of_text
 from calib.tables.measurements import Measurements, iter_measurements
 from calib.tables.write import ParquetSink, atomic_path
 
@@ -86,6 +87,7 @@ class Applier:
             "star_id", "band", pl.col("mag").alias("_mag"), response.fill_null(0.0).fill_nan(0.0).alias("_response")
         )
         self.needs = _needed(self.calibrator)
+        self.text_ids = names_of_text(self._nodes, self._stars)
 
     def __call__(self, measurements: Measurements) -> tuple[pl.DataFrame, NDArray[np.int32]]:
         """Calibrate rows: their keys, calibrated_mag, calibrated_mag_err, residual; and the node of each, -1 for none.
@@ -183,7 +185,7 @@ def apply_frames(
     if columns is None:
         used = solution.diagnostics.get("config", {}).get("columns", {})
         columns = {name: own for name, own in used.items() if name in MEASUREMENT_COLUMNS}
-    for measurements in iter_measurements(inputs, columns=columns, exposures=exposures):
+    for measurements in iter_measurements(inputs, columns=columns, exposures=exposures, text_ids=apply.text_ids):
         frame, node = apply(measurements)
         finite = np.isfinite(frame["calibrated_mag"].to_numpy())
         known = np.where(node >= 0, np.isfinite(apply.calibrator.zeropoint[node]), False)

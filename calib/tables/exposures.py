@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,9 @@ from calib.tables import values
 from calib.tables.columns import CONDITION_COLUMNS, check_mapping, missing_column, resolve
 from calib.tables.convert import condition_factors, read_conditions, written_notes
 from calib.tables.errors import InputError, count
+from calib.tables.ids import read_ids_alike
 from calib.tables.nights import derive_nights
-from calib.tables.sources import open_sources
+from calib.tables.sources import open_partitioned
 
 CONDITIONS = tuple(CONDITION_COLUMNS)
 """mjd, night, airmass, seeing, sky, exptime, ra, dec."""
@@ -95,7 +96,9 @@ class ExposureTable:
         return found["band"].fill_null("")
 
 
-def load_exposures(exposures: Any, columns: Mapping[str, str] | None = None) -> ExposureTable:
+def load_exposures(
+    exposures: Any, columns: Mapping[str, str] | None = None, text_ids: Iterable[str] = ()
+) -> ExposureTable:
     """Read an exposure table.
 
     Parameters
@@ -103,6 +106,8 @@ def load_exposures(exposures: Any, columns: Mapping[str, str] | None = None) -> 
     exposures : path, folder, glob or table
     columns : mapping of str to str, optional
         Canonical to own name; names that the table lacks fall back to the canonical ones.
+    text_ids : iterable of str, optional
+        Which ids are text in the measurements: CSV files give theirs as text then.
 
     Raises
     ------
@@ -117,7 +122,9 @@ def load_exposures(exposures: Any, columns: Mapping[str, str] | None = None) -> 
     def note(text: str, n: int) -> None:
         notes[text] = notes.get(text, 0) + n
 
-    for source in open_sources(exposures):
+    sources = open_partitioned(exposures)
+    read_ids_alike(sources, mapping, text_ids)
+    for source in sources:
         table.label = table.label or source.label
         table.warnings += source.notes
         keys = resolve(source.names, ("exposure_id", "band"), mapping)

@@ -231,7 +231,8 @@ def test_csv_text(tmp_path):
 @pytest.mark.parametrize("packed", [False, True])
 def test_csv_comments_stand_before_the_header_only(tmp_path, packed):
     path = tmp_path / ("t.csv.gz" if packed else "t.csv")
-    text = '\ufeff# "made\n\n#by hand\nstar_id,exposure_id,mag,mag_err\n#1,1,20.1,0.01\ns2,1,20.2,0.01\n#1,2,20.3,0.01\n'
+    text = '\ufeff# "made\n\n#by hand\nstar_id,exposure_id,mag,mag_err\n'
+    text += "#1,1,20.1,0.01\ns2,1,20.2,0.01\n#1,2,20.3,0.01\n"
     path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
     m = read_measurements(path)
     assert m.frame["star_id"].to_list() == ["#1", "s2", "#1"]

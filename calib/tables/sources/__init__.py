@@ -13,7 +13,7 @@ import polars as pl
 from calib.tables.errors import InputError
 from calib.tables.sources.base import CHUNK_ROWS, Source
 
-__all__ = ["CHUNK_ROWS", "Source", "open_sources"]
+__all__ = ["CHUNK_ROWS", "Source", "open_partitioned", "open_sources"]
 
 _FORMATS = "Parquet, FITS, ECSV, VOTable and CSV"
 
@@ -41,6 +41,24 @@ def open_sources(inputs: Any) -> list[Source]:
         else:
             sources.append(_open_object(item))
     return sources
+
+
+def open_partitioned(inputs: Any) -> list[Source]:
+    """Open every table behind `inputs` as `open_sources` does, with the columns that names of folders hold.
+
+    Parameters
+    ----------
+    inputs
+        As for `open_sources`; below a folder ``band=g`` every table has a column band.
+
+    Raises
+    ------
+    InputError
+        As for `open_sources`.
+    """
+    from calib.tables.sources.partitions import partitioned
+
+    return [partitioned(source) for source in open_sources(inputs)]
 
 
 def _files(item: str | Path) -> list[Path]:
