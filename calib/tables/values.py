@@ -84,12 +84,16 @@ def to_label(series: pl.Series, source: Source, own: str) -> tuple[pl.Series, ND
     Parameters
     ----------
     series, source, own
-        As in `to_id`; whole numbers become text.
+        As in `to_id`; whole numbers become text. Where a format cannot say null, blank text is null unless it is all
+        blank, as of a table without bands.
     """
     series = _text(series, source, own)
     if series.dtype != pl.String:
         series = _whole(series.fill_nan(None) if series.dtype.is_float() else series, source, own).cast(pl.String)
-    return series.fill_null(""), series.is_null().to_numpy()
+    null = series.is_null()
+    if source.blank_is_missing and (series == "").any() and not source.is_blank(own):
+        null |= series.fill_null("") == ""
+    return series.fill_null(""), null.to_numpy()
 
 
 def to_number(series: pl.Series, source: Source, own: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

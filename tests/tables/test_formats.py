@@ -171,6 +171,27 @@ def test_fits_byte_order_scaling_nulls_and_bytes(tmp_path):
         read_measurements(tmp_path / "t.fits", columns={"mag": "spectrum"})
 
 
+@pytest.mark.parametrize("ending", ["t.fits", "t.fits.gz", "t.vot", "t.parquet", "t.csv", "t.ecsv"])
+def test_missing_bands(tmp_path, table, ending):
+    null = table.with_columns(band=pl.Series([None, "r"] * 12))
+    if ending in ("t.parquet", "t.csv"):
+        path = write(null, tmp_path / ending)
+    else:
+        t = as_astropy(table)
+        t["band"] = MaskedColumn(["", "r"] * 12, mask=[True, False] * 12)
+        kind = {"t.ecsv": "ascii.ecsv", "t.vot": "votable"}.get(ending, "fits")
+        t.write(tmp_path / ending, format=kind)
+        path = tmp_path / ending
+    assert read_measurements(path).counts == {"usable": 12, "null_band": 12}
+    assert sum(b.counts["null_band"] for b in iter_measurements(path, batch_rows=1) if "null_band" in b.counts) == 12
+
+
+@pytest.mark.parametrize("ending", ["t.fits", "t.vot", "t.parquet"])
+def test_bands_that_are_all_blank_are_none(tmp_path, table, ending):
+    path = write(table.with_columns(band=pl.lit("")), tmp_path / ending)
+    assert read_measurements(path).counts == {"usable": 24}
+
+
 def test_big_endian_arrays_and_bytes_in_memory(table):
     t = Table(
         {

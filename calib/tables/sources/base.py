@@ -39,6 +39,8 @@ class Source(abc.ABC):
         Warnings about the table as a whole.
     as_text : set of str
         Columns of whole numbers to be given as text; only tables that are written as text can do so.
+    blank_is_missing : bool
+        Whether its format has no other way to say that text is missing.
     """
 
     def __init__(self, label: str, path: Path | None = None) -> None:
@@ -50,6 +52,8 @@ class Source(abc.ABC):
         self.rows: int | None = None
         self.notes: list[str] = []
         self.as_text: set[str] = set()
+        self.blank_is_missing = False
+        self._blank: dict[str, bool] = {}
 
     @abc.abstractmethod
     def chunks(self, names: Sequence[str], batch_rows: int = CHUNK_ROWS) -> Iterator[pl.DataFrame]:
@@ -62,6 +66,12 @@ class Source(abc.ABC):
         """Return those of some columns that hold text."""
         first = next(self.chunks(names, 1), None) if names else None
         return set() if first is None else {n for n in names if first[n].dtype in _TEXT}
+
+    def is_blank(self, name: str) -> bool:
+        """Return whether all of a column of text is blank or null; it is looked at once."""
+        if name not in self._blank:
+            self._blank[name] = all((chunk[name].fill_null("") == "").all() for chunk in self.chunks([name]))
+        return self._blank[name]
 
     def where(self, column: str) -> str:
         """Return the beginning of a message about a column."""

@@ -94,6 +94,7 @@ def read_astropy(path: Path, kind: str) -> AstropySource:
             text = str(error).split("\n")[0][:200] or type(error).__name__
             raise InputError(f"{path}: cannot be read as {kind} ({text}); is the file whole?") from error
     source = AstropySource(table, str(path), path)
+    source.blank_is_missing = kind in ("fits", "votable")
     if any("everal" in str(w.message) or "ultiple tables" in str(w.message) for w in caught):
         source.notes.append(f"{path}: holds several tables; the first is read")
     return source
