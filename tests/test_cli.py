@@ -281,6 +281,26 @@ class TestSolve:
         monkeypatch.setattr("calib.version.__version__", "9.9")
         assert "already" not in calib(*argv)[1]
 
+    def test_solution_in_the_folder_of_its_inputs(self, calib, survey: Path, tmp_path: Path, no_page) -> None:
+        pl.read_parquet(survey / "measurements.parquet").write_parquet(tmp_path / "m.parquet")
+        argv = ["solve", tmp_path, "--out", tmp_path / "made" / "o", "--method", "wls", "--resume"]
+        assert calib(*argv)[0] == 0
+        assert "already" in calib(*argv)[1]
+        assert calib(*argv[:-1])[0] == 0
+        run = json.loads((tmp_path / "made" / "o" / "run.json").read_text())
+        assert [Path(source["path"]).name for source in run["inputs"]] == ["m.parquet"]
+
+    def test_inputs_are_not_written_over(self, calib, survey: Path, tmp_path: Path, monkeypatch) -> None:
+        monkeypatch.setattr("calib.pipeline.calibrate", lambda *_, **__: pytest.fail("solved before looking"))
+        monkeypatch.chdir(tmp_path)
+        table = tmp_path / "measurements.parquet"
+        pl.read_parquet(survey / "measurements.parquet").write_parquet(table)
+        for given, out in ((table, "."), ("measurements.parquet", tmp_path), (tmp_path, tmp_path)):
+            status, _, err = calib("solve", given, "--out", out)
+            assert (status, one_line(err)) == (2, True)
+            assert f"input {given};" in err
+        assert [p.name for p in tmp_path.iterdir()] == ["measurements.parquet"]
+
     def test_resume_sees_other_inputs(self, calib, survey: Path, tmp_path: Path, no_page) -> None:
         table = tmp_path / "t.parquet"
         frame = pl.read_parquet(survey / "measurements.parquet")

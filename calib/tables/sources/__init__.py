@@ -64,12 +64,14 @@ def open_partitioned(inputs: Any) -> list[Source]:
 def _files(item: str | Path) -> list[Path]:
     path = Path(item).expanduser()
     if path.is_dir():
+        solved = {p.parent for p in path.rglob("run.json") if (p.parent / "zeropoints.parquet").is_file()} - {path}
         found = sorted(
             p
             for p in path.rglob("*")
             if p.suffix in {".parquet", ".parq", ".pq"}
             and p.is_file()
             and not any(part.startswith((".", "_")) for part in p.relative_to(path).parts)
+            and solved.isdisjoint(p.parents)  # what was made of the tables is none of them
         )
         if not found:
             raise InputError(f"{item}: the folder holds no Parquet file; name the files")
