@@ -40,7 +40,9 @@ def to_id(series: pl.Series, source: Source, own: str) -> pl.Series:
     series = _text(series, source, own)
     if _id_missing(series).any():
         n = _count(source, own, lambda s: _id_missing(_text(s, source, own)))
-        raise InputError(f"{source.where(own)} is null or empty in {count(n, 'row')}; remove them or give them an id")
+        words = ", ".join(filter(None, source.null_words))
+        missing = f"null or empty{words and f' (or {words})'} in {count(n, 'row')}"
+        raise InputError(f"{source.where(own)} is {missing}; remove them or give them an id")
     return _whole(series, source, own)
 
 

@@ -39,6 +39,8 @@ class Source(abc.ABC):
         Warnings about the table as a whole.
     as_text : set of str
         Columns of whole numbers to be given as text; only tables that are written as text can do so.
+    null_words : tuple of str
+        Words that stand for a missing value.
     blank_is_missing : bool
         Whether its format has no other way to say that text is missing.
     """
@@ -52,6 +54,7 @@ class Source(abc.ABC):
         self.rows: int | None = None
         self.notes: list[str] = []
         self.as_text: set[str] = set()
+        self.null_words: tuple[str, ...] = ()
         self.blank_is_missing = False
         self._blank: dict[str, bool] = {}
 

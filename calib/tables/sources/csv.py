@@ -40,6 +40,7 @@ class CsvSource(Source):
         self._separator = "\t" if ".tsv" in path.suffixes else ","
         self._whole: dict[str, bool] = {}
         self._empty: set[str] = set()
+        self.null_words = NULL_WORDS
         try:
             self._comments = _lines_before_header(path)
             own = self._scan(null_values=list(NULL_WORDS)).collect_schema().names()

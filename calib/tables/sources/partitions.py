@@ -34,7 +34,8 @@ class PartitionedSource(Source):
         self._inner, self._folders = inner, folders
         self.names = [*inner.names, *(key for key in folders if key not in inner.names)]
         self.units, self.time_scales, self.as_text = inner.units, inner.time_scales, inner.as_text
-        self.rows, self.notes, self.blank_is_missing = inner.rows, inner.notes, inner.blank_is_missing
+        self.rows, self.notes = inner.rows, inner.notes
+        self.null_words, self.blank_is_missing = inner.null_words, inner.blank_is_missing
 
     def chunks(self, names: Sequence[str], batch_rows: int = CHUNK_ROWS) -> Iterator[pl.DataFrame]:
         """Frames of `batch_rows` rows; see `Source.chunks`."""
