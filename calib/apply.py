@@ -22,6 +22,7 @@ from calib.solution import Solution
 from calib.tables.columns import CONDITION_COLUMNS
 from calib.tables.convert import Exptime
 from calib.tables.errors import InputError, count
+from calib.tables.ids import names_of_text
 from calib.tables.measurements import UNSTATED, Measurements, iter_measurements, system_in_words
 from calib.tables.write import ParquetSink, atomic_path
 
@@ -90,6 +91,7 @@ class Applier:
             "star_id", "band", pl.col("mag").alias("_mag"), response.fill_null(0.0).fill_nan(0.0).alias("_response")
         )
         self.needs = _needed(self.calibrator)
+        self.text_ids = names_of_text(self._nodes, self._stars)
         said = model.get("magnitudes")
         self._system = None if said is None else system_in_words(**said)
         self._has_bands = bool((nodes["band"] != "").any())
@@ -220,7 +222,9 @@ def apply_frames(
     if columns is None:
         columns = solution.diagnostics.get("config", {}).get("columns", {})
         spare = tuple(CONDITION_COLUMNS)  # conditions are those of the solution: nobody has to give them again
-    batches = iter_measurements(inputs, columns=columns, exposures=exposures, spare=spare, exptime=apply.exptime)
+    batches = iter_measurements(
+        inputs, columns=columns, exposures=exposures, spare=spare, exptime=apply.exptime, text_ids=apply.text_ids
+    )
     for measurements in batches:
         frame, node = apply(measurements)
         finite = np.isfinite(frame["calibrated_mag"].to_numpy())

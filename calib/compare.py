@@ -76,6 +76,10 @@ def read_side(path: str | os.PathLike[str]) -> Side:
     for name in ("exposure_id", "band", "detector"):
         if name in frame.columns and frame[name].null_count():
             raise InputError(f"{path}: {name} is null in {count(frame[name].null_count(), 'row')}; fill or drop them")
+        if name in frame.columns and frame[name].dtype.is_float():
+            whole = frame[name].cast(pl.Int64, strict=False)
+            if (frame[name] == whole).fill_null(False).all():
+                frame = frame.with_columns(whole)
     return Side(str(path), frame, solution)
 
 

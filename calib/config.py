@@ -11,6 +11,7 @@ from typing import Any, Literal
 METHODS = ("auto", "learned", "robust", "wls")
 DEVICES = ("auto", "cpu", "cuda")
 TERMS = ("auto", "on", "off")
+MOST_SEED = 2**63 - 1
 FLAT_GRADIENT = 2e-3
 """mag; a judgement, between cameras that star flats have levelled and those that nobody has (docs/accuracy.md)."""
 
@@ -70,7 +71,7 @@ class Config:
     tolerance
         Largest root mean square change of zero-points in the last pass, in their errors.
     seed
-        Of the split of stars into halves and of the bootstrap.
+        Of the split of stars into halves and of the bootstrap; at most 2^63 - 1.
     columns
         Canonical names to the table's own.
     """
@@ -116,6 +117,8 @@ class Config:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < (name == "max_passes"):
                 raise ConfigError(f"{name} is {value!r}; it is a whole number, not negative")
+        if self.seed > MOST_SEED:
+            raise ConfigError(f"seed is {self.seed!r}; it is at most {MOST_SEED}")
         if not isinstance(self.tolerance, int | float) or not 0 < self.tolerance < 1:
             raise ConfigError(f"tolerance is {self.tolerance!r}; it lies between 0 and 1")
         if not isinstance(self.flat_gradient, int | float) or not 0 < self.flat_gradient < 1:
@@ -123,8 +126,8 @@ class Config:
         if not isinstance(self.factor_gb, int | float) or not 0 < self.factor_gb < 1e6:
             raise ConfigError(f"factor_gb is {self.factor_gb!r}; it is in GB, above 0")
         object.__setattr__(self, "site", _site(self.site))
-        if not all(isinstance(k, str) and isinstance(v, str) for k, v in self.columns.items()):
-            raise ConfigError('columns maps names to names: canonical = "theirs"')
+        if not isinstance(self.columns, dict) or not all(isinstance(s, str) for kv in self.columns.items() for s in kv):
+            raise ConfigError(f'columns is {self.columns!r}; it maps names to names: canonical = "theirs"')
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any], source: str = "config") -> Config:

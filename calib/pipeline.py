@@ -88,13 +88,16 @@ def calibrate(
     """
     config = config or Config()
     clock = _Clock()
+    references = None if reference is None else read_reference(reference)
     if not isinstance(measurements, Measurements):
-        measurements = read_measurements(measurements, columns=config.columns, exposures=exposures)
+        text = () if references is None else references.text_ids
+        measurements = read_measurements(measurements, columns=config.columns, exposures=exposures, text_ids=text)
+    if references is not None and "star_id" in measurements.text_ids - references.text_ids:
+        references = read_reference(reference, text_ids=measurements.text_ids)
     if config.site:
         measurements = with_airmass(measurements, config.site)
     elif config.extinction != "off" and could_have_airmass(measurements):
         measurements = replace(measurements, warnings=[*measurements.warnings, NO_SITE])
-    references = None if reference is None else read_reference(reference)
     if references is not None:
         references.check(measurements)
     clock("read")

@@ -6,6 +6,7 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +14,8 @@ import pytest
 
 import calib.commands.solve as solve_command
 from calib.cli import main
-from calib.commands.options import parse_columns
+from calib.commands.options import check_folder, parse_columns
+from calib.tables import InputError
 
 
 def one_line(text: str) -> bool:
@@ -118,7 +120,9 @@ class TestWrongArguments:
         monkeypatch.setattr("calib.pipeline.calibrate", lambda *_, **__: pytest.fail("solved before looking"))
         file = tmp_path / "file"
         file.write_text("mine")
-        for out in (file, file / "below", "/proc/calib/out"):
+        link = tmp_path / "link"
+        link.symlink_to("nothing")
+        for out in (file, file / "below", "/proc/calib/out", link, link / "below"):
             status, _, err = calib("solve", *given, "--out", out)
             assert status == 2
             assert one_line(err)
@@ -126,6 +130,21 @@ class TestWrongArguments:
             status, _, err = calib("simulate", "--out", out)
             assert status == 2
         assert file.read_text() == "mine"
+
+    def test_only_what_will_be_written_must_be_writable(self, tmp_path: Path, monkeypatch) -> None:
+        out = tmp_path / "out"
+        out.mkdir()
+        mkdtemp = tempfile.mkdtemp
+
+        def only_inside(*, dir: Path, **names: str) -> str:
+            if dir != out:
+                raise PermissionError(13, "Permission denied")
+            return mkdtemp(dir=dir, **names)
+
+        monkeypatch.setattr(tempfile, "mkdtemp", only_inside)
+        check_folder(str(out))
+        with pytest.raises(InputError, match="Permission denied"):
+            check_folder(str(tmp_path / "other"))
 
     def test_apply_output(self, calib, survey: Path, solved: Path, tmp_path: Path) -> None:
         table = survey / "measurements.parquet"
@@ -261,6 +280,26 @@ class TestSolve:
         assert "already" not in calib(*argv)[1]
         monkeypatch.setattr("calib.version.__version__", "9.9")
         assert "already" not in calib(*argv)[1]
+
+    def test_solution_in_the_folder_of_its_inputs(self, calib, survey: Path, tmp_path: Path, no_page) -> None:
+        pl.read_parquet(survey / "measurements.parquet").write_parquet(tmp_path / "m.parquet")
+        argv = ["solve", tmp_path, "--out", tmp_path / "made" / "o", "--method", "wls", "--resume"]
+        assert calib(*argv)[0] == 0
+        assert "already" in calib(*argv)[1]
+        assert calib(*argv[:-1])[0] == 0
+        run = json.loads((tmp_path / "made" / "o" / "run.json").read_text())
+        assert [Path(source["path"]).name for source in run["inputs"]] == ["m.parquet"]
+
+    def test_inputs_are_not_written_over(self, calib, survey: Path, tmp_path: Path, monkeypatch) -> None:
+        monkeypatch.setattr("calib.pipeline.calibrate", lambda *_, **__: pytest.fail("solved before looking"))
+        monkeypatch.chdir(tmp_path)
+        table = tmp_path / "measurements.parquet"
+        pl.read_parquet(survey / "measurements.parquet").write_parquet(table)
+        for given, out in ((table, "."), ("measurements.parquet", tmp_path), (tmp_path, tmp_path)):
+            status, _, err = calib("solve", given, "--out", out)
+            assert (status, one_line(err)) == (2, True)
+            assert f"input {given};" in err
+        assert [p.name for p in tmp_path.iterdir()] == ["measurements.parquet"]
 
     def test_resume_sees_other_inputs(self, calib, survey: Path, tmp_path: Path, no_page) -> None:
         table = tmp_path / "t.parquet"

@@ -54,6 +54,17 @@ def test_turning_it_round_changes_signs_only(pair: tuple[Side, Side]) -> None:
     )
 
 
+def test_exposures_held_as_whole_floats(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"exposure_id": [1000, 1001], "detector": [3, 3], "zeropoint": [25.0, 26.0]})
+    frame.write_parquet(tmp_path / "a.parquet")
+    frame.with_columns(pl.col("exposure_id", "detector").cast(pl.Float64)).write_parquet(tmp_path / "f.parquet")
+    frame.with_columns(pl.col("exposure_id").cast(pl.String)).write_parquet(tmp_path / "t.parquet")
+    sides = [read_side(tmp_path / f"{name}.parquet") for name in "aft"]
+    assert [compare(sides[1], other)["n_matched"] for other in sides] == [2, 2, 2]
+    frame.with_columns(pl.col("exposure_id") + 0.5).write_parquet(tmp_path / "h.parquet")
+    assert read_side(tmp_path / "h.parquet").frame["exposure_id"].to_list() == [1000.5, 1001.5]
+
+
 def test_offset_stays_where_both_are_absolute() -> None:
     ids = np.arange(4)
     truth = side("t", exposure_id=ids, zeropoint=[1.0, 2.0, 3.0, 4.0])

@@ -29,7 +29,10 @@ def test_defaults_survive_a_round_trip():
         ("seed", -1, "whole number"),
         ("tolerance", 0.0, "between 0 and 1"),
         ("tolerance", "small", "between 0 and 1"),
+        ("seed", 2**63, "at most 9223372036854775807"),
         ("columns", {"mag": 3}, "names to names"),
+        ("columns", "mag=m", "names to names"),
+        ("columns", ["mag", "m"], "names to names"),
     ],
 )
 def test_wrong_values_are_named(key, value, said):

@@ -108,9 +108,7 @@ def check_folder(out: str) -> None:
     final = Path(out).absolute()
     if final.exists() and not final.is_dir():
         raise InputError(f"{out}: is a file; give a folder with --out")
-    _try_to_write(out, final.parent)
-    if final.exists():
-        _try_to_write(out, final)
+    _try_to_write(out, final)
 
 
 def check_file(out: str) -> None:
@@ -131,6 +129,8 @@ def check_file(out: str) -> None:
 
 def _try_to_write(out: str, folder: Path) -> None:
     while not folder.exists():
+        if folder.is_symlink():
+            raise InputError(f"{out}: {folder} is a link to nothing; give another --out")
         folder = folder.parent
     try:
         os.rmdir(tempfile.mkdtemp(prefix=".calib.", suffix=".part", dir=folder))

@@ -11,12 +11,14 @@ from typing import Any
 from calib.cli import DONE, STRICT
 from calib.commands.options import check_device, check_folder, config_of, progress
 from calib.config import Config
+from calib.tables.errors import InputError
 
 
 def run(args: argparse.Namespace) -> int:
     """Solve, write the folder, print the summary."""
     config = config_of(args)
     check_folder(args.out)
+    _keep_inputs(args)
     check_device(config.device, "calib solve")
     given = {"inputs": args.inputs, "exposures": args.exposures, "reference": args.reference}
     if args.resume and (run := finished(args.out, given, config)) is not None:
@@ -35,6 +37,16 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         print("\n".join(summary(solution, args.out)))
     return _status(args, solution.diagnostics["warnings"])
+
+
+def _keep_inputs(args: argparse.Namespace) -> None:
+    """Refuse to write a solution over one of the tables it is made of, or among those of a folder."""
+    from calib.tables.stage import SOLUTION_FILES
+
+    out = Path(args.out).resolve()
+    for name in (*args.inputs, args.exposures, args.reference):
+        if name is not None and Path(name).resolve() in {out, *(out / file for file in SOLUTION_FILES)}:
+            raise InputError(f"{args.out}: a solution in it would replace or join the input {name}; give another --out")
 
 
 def _status(args: argparse.Namespace, warnings: list[str]) -> int:

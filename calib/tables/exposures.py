@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,9 @@ from calib.tables import values
 from calib.tables.columns import CONDITION_COLUMNS, check_mapping, missing_column, resolve
 from calib.tables.convert import condition_factors, read_conditions, written_notes
 from calib.tables.errors import InputError, count
+from calib.tables.ids import read_ids_alike
 from calib.tables.nights import derive_nights
-from calib.tables.sources import open_sources
+from calib.tables.sources import open_partitioned
 
 CONDITIONS = tuple(CONDITION_COLUMNS)
 """mjd, night, airmass, seeing, sky, exptime, ra, dec."""
@@ -64,8 +65,14 @@ class ExposureTable:
         Raises
         ------
         InputError
-            The ids are of different types.
+            The ids are of different types, or the measurements do not say of which of an exposure's bands they are.
         """
+        repeated = self.frame.height - self.frame["exposure_id"].n_unique()
+        if repeated and "band" not in measured.columns:
+            raise InputError(
+                f"{self.label}: exposure_id has several bands in {count(repeated, 'row')} and the measurements have no "
+                "column band; map one with --columns band=THEIR_NAME"
+            )
         theirs, ours = self.frame["exposure_id"].dtype, measured["exposure_id"].dtype
         if theirs != ours:
             raise InputError(
@@ -83,19 +90,15 @@ class ExposureTable:
 
     def bands(self, measured: pl.DataFrame) -> pl.Series:
         """Return the band of each row of a frame of keys that has none, empty where the exposure is not here."""
-        repeated = self.frame.height - self.frame["exposure_id"].n_unique()
-        if repeated:
-            raise InputError(
-                f"{self.label}: exposure_id has several bands in {count(repeated, 'row')} and the measurements have no "
-                "column band; map one with --columns band=THEIR_NAME"
-            )
-        self.keys(measured)
-        pairs = self.frame.select("exposure_id", "band")
-        found = measured.select("exposure_id").join(pairs, on="exposure_id", how="left", maintain_order="left")
+        keys = self.keys(measured)
+        pairs = self.frame.select(*keys, "band")
+        found = measured.select(keys).join(pairs, on=keys, how="left", maintain_order="left")
         return found["band"].fill_null("")
 
 
-def load_exposures(exposures: Any, columns: Mapping[str, str] | None = None) -> ExposureTable:
+def load_exposures(
+    exposures: Any, columns: Mapping[str, str] | None = None, text_ids: Iterable[str] = ()
+) -> ExposureTable:
     """Read an exposure table.
 
     Parameters
@@ -103,6 +106,8 @@ def load_exposures(exposures: Any, columns: Mapping[str, str] | None = None) -> 
     exposures : path, folder, glob or table
     columns : mapping of str to str, optional
         Canonical to own name; names that the table lacks fall back to the canonical ones.
+    text_ids : iterable of str, optional
+        Which ids are text in the measurements: CSV files give theirs as text then.
 
     Raises
     ------
@@ -117,7 +122,9 @@ def load_exposures(exposures: Any, columns: Mapping[str, str] | None = None) -> 
     def note(text: str, n: int) -> None:
         notes[text] = notes.get(text, 0) + n
 
-    for source in open_sources(exposures):
+    sources = open_partitioned(exposures)
+    read_ids_alike(sources, mapping, text_ids)
+    for source in sources:
         table.label = table.label or source.label
         table.warnings += source.notes
         keys = resolve(source.names, ("exposure_id", "band"), mapping)

@@ -16,9 +16,10 @@ from calib.tables.duplicates import mark_duplicates
 from calib.tables.errors import InputError
 from calib.tables.exposures import CONDITIONS, ExposureGatherer, ExposureTable, join_exposures, load_exposures
 from calib.tables.gather import Gatherer
+from calib.tables.ids import names_of_text, read_ids_alike
 from calib.tables.misplaced import mark_misplaced
 from calib.tables.reasons import count_reasons
-from calib.tables.sources import CHUNK_ROWS, Source, open_sources
+from calib.tables.sources import CHUNK_ROWS, Source, open_partitioned
 
 UNSTATED = "without a stated system"
 """What magnitudes of a column without a unit are said to be."""
@@ -78,12 +79,19 @@ class Measurements:
         usable: NDArray[np.bool_] = self.reason == 0
         return usable
 
+    @property
+    def text_ids(self) -> frozenset[str]:
+        """Which of star_id, exposure_id and detector are text."""
+        return names_of_text(self.frame)
+
     def has(self, name: str) -> bool:
         """Whether the input has a column, by its canonical name."""
         return name in self.given
 
 
-def read_measurements(inputs: Any, *, columns: Mapping[str, str] | None = None, exposures: Any = None) -> Measurements:
+def read_measurements(
+    inputs: Any, *, columns: Mapping[str, str] | None = None, exposures: Any = None, text_ids: Iterable[str] = ()
+) -> Measurements:
     """Read measurements and their exposures.
 
     A flux becomes ``mag = zero - 2.5 log10(flux)`` with the zero of its unit (AB for nJy, Jy and maggies; 0 for
@@ -97,6 +105,8 @@ def read_measurements(inputs: Any, *, columns: Mapping[str, str] | None = None, 
         Canonical to own name; an empty own name leaves a column out.
     exposures : path or table, optional
         One row per exposure_id (and band).
+    text_ids : iterable of str, optional
+        Which ids are text in a table that these are to be matched with: CSV files give theirs as text then.
 
     Raises
     ------
@@ -104,11 +114,8 @@ def read_measurements(inputs: Any, *, columns: Mapping[str, str] | None = None, 
         The table cannot be used as it is; one line says why and what to do.
     """
     mapping = check_mapping(columns)
-    sources = open_sources(inputs)
-    table = None if exposures is None else load_exposures(exposures, mapping)
-    _check_conditions(mapping, sources, table)
+    sources, table, converters = _open(inputs, mapping, exposures, text_ids)
     gatherer, exposure_gatherer = Gatherer(sum(s.rows or 0 for s in sources)), ExposureGatherer()
-    converters = _converters(sources, mapping, table)
     records, warnings = [], [] if table is None else list(table.warnings)
     for source, converter in zip(sources, converters, strict=True):
         rows = 0
@@ -153,6 +160,7 @@ def iter_measurements(
     spare: Collection[str] = (),
     exptime: Exptime | None = None,
     batch_rows: int = CHUNK_ROWS,
+    text_ids: Iterable[str] = (),
 ) -> Iterator[Measurements]:
     """Read measurements batch by batch, in input order, in memory that does not grow with the input.
 
@@ -171,6 +179,8 @@ def iter_measurements(
         Exposure time, s, of each row of a frame of keys, where no table has it.
     batch_rows : int
         Rows of a batch, at most.
+    text_ids
+        As for `read_measurements`.
 
     Raises
     ------
@@ -178,13 +188,10 @@ def iter_measurements(
         As for `read_measurements`; for a fault in the values when its batch is reached.
     """
     mapping = check_mapping(columns)
-    sources = open_sources(inputs)
-    table = None if exposures is None else load_exposures(exposures, mapping)
-    _check_conditions({name: own for name, own in mapping.items() if name not in spare}, sources, table)
+    sources, table, converters = _open(inputs, mapping, exposures, text_ids, spare, exptime)
     # whether there are bands is said for all batches alike, whatever exposures are in them
     bands_known = table.frame["band"] if table is not None and table.has_band else pl.Series("band", [], pl.String)
     types: dict[str, Any] = {}
-    converters = _converters(sources, mapping, table, exptime)
     seen = 0
     for source, converter in zip(sources, converters, strict=True):
         for raw in source.chunks(converter.columns, batch_rows):
@@ -214,6 +221,22 @@ def iter_measurements(
             )
     if not seen:
         raise InputError(f"{sources[0].label}: the table has no rows")
+
+
+def _open(
+    inputs: Any, mapping: Mapping[str, str], exposures: Any, text_ids: Iterable[str], spare: Collection[str] = (),
+    exptime: Exptime | None = None,
+) -> tuple[list[Source], ExposureTable | None, list[Converter]]:  # fmt: skip
+    """The tables, made ready to be read."""
+    sources = open_partitioned(inputs)
+    text = read_ids_alike(sources, mapping, text_ids)
+    table = None
+    if exposures is not None:
+        table = load_exposures(exposures, mapping, text)
+        if table.frame["exposure_id"].dtype == pl.String:
+            read_ids_alike(sources, mapping, {*text, "exposure_id"})
+    _check_conditions({name: own for name, own in mapping.items() if name not in spare}, sources, table)
+    return sources, table, _converters(sources, mapping, table, exptime)
 
 
 def _converters(

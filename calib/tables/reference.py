@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,10 @@ import polars as pl
 from calib.tables.columns import check_mapping
 from calib.tables.convert import Converter, written_notes
 from calib.tables.errors import InputError, count
+from calib.tables.ids import names_of_text, read_ids_alike
 from calib.tables.measurements import Measurements
 from calib.tables.reasons import UNUSED_REASONS, count_reasons
-from calib.tables.sources import open_sources
+from calib.tables.sources import open_partitioned
 
 _KEYS = ("star_id", "band")
 _WANTED = (*_KEYS, "mag", "mag_err", "flux", "flux_err", "flag")
@@ -44,6 +45,11 @@ class Reference:
     inputs: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def text_ids(self) -> frozenset[str]:
+        """``star_id`` where that is text."""
+        return names_of_text(self.frame)
+
     def check(self, measurements: Measurements) -> None:
         """Refuse reference stars that cannot be those of some measurements.
 
@@ -68,7 +74,9 @@ class Reference:
             )
 
 
-def read_reference(reference: Any, columns: Mapping[str, str] | None = None) -> Reference:
+def read_reference(
+    reference: Any, columns: Mapping[str, str] | None = None, text_ids: Iterable[str] = ()
+) -> Reference:
     """Read reference stars.
 
     Parameters
@@ -77,6 +85,8 @@ def read_reference(reference: Any, columns: Mapping[str, str] | None = None) -> 
         star_id, mag and mag_err (or flux and flux_err), and band where there are several; a flag keeps rows out.
     columns : mapping of str to str, optional
         Canonical to own name; names that the table lacks fall back to the canonical ones.
+    text_ids : iterable of str, optional
+        Which ids are text in the measurements: CSV files give theirs as text then.
 
     Raises
     ------
@@ -87,7 +97,9 @@ def read_reference(reference: Any, columns: Mapping[str, str] | None = None) -> 
     parts: list[pl.DataFrame] = []
     reasons, records, warnings = [], [], []
     system, label = "", ""
-    for source in open_sources(reference):
+    sources = open_partitioned(reference)
+    read_ids_alike(sources, mapping, text_ids)
+    for source in sources:
         label = label or source.label
         own = {k: v for k, v in mapping.items() if not v or v in source.names}
         converter = Converter(source, own, keys=("star_id",), wanted=_WANTED)
@@ -106,6 +118,9 @@ def read_reference(reference: Any, columns: Mapping[str, str] | None = None) -> 
                 )
             )
             reasons.append(chunk.reason)
+            ours, first = parts[-1]["star_id"].dtype, parts[0]["star_id"].dtype
+            if ours != first:
+                raise InputError(f"{source.label}: star_id is {ours} and in {label} {first}; give one type in all")
         records.append({"path": source.label, "rows": rows, "sha256": source.sha256(), "columns": converter.names})
         warnings += source.notes + written_notes(converter.notes)
     if not parts:

@@ -27,7 +27,7 @@ ASKED_FOR = ("covariance.npz",)
 
 @contextlib.contextmanager
 def stage_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a hidden folder beside `out`, which takes its place when the block ends well.
+    """Give a hidden folder beside `out`, or in it where it is there, which takes its place when the block ends well.
 
     An older solution in `out` stays as it is until then, and if the block fails; afterwards nothing of it is left.
     Files in `out` that are no part of a solution stay.
@@ -45,15 +45,16 @@ def stage_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
     Raises
     ------
     InputError
-        `out` is a file, or its parent cannot be written.
+        `out` is a file or a link to nothing, or it (or its parent, where it is not there) cannot be written.
     """
     final = Path(out).absolute()
-    if final.exists() and not final.is_dir():
-        raise InputError(f"{out}: is a file; give a folder with --out")
-    made = [p for p in [final.parent, *final.parent.parents] if not p.exists()]
+    if os.path.lexists(final) and not final.is_dir():
+        raise InputError(f"{out}: is a file, or a link to nothing; give a folder with --out")
+    home = final if final.exists() else final.parent  # a mounted folder can be written where its parent cannot
+    made = [p for p in [home, *home.parents] if not p.exists()]
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".part", dir=final.parent))
+        home.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".part", dir=home))
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror}); give another folder with --out") from error
     try:
@@ -72,7 +73,7 @@ def _take_place(stage: Path, final: Path) -> None:
     if not final.exists():
         os.rename(stage, final)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".old", dir=final.parent))
+    old = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".old", dir=stage.parent))
     moved: list[tuple[Path, Path]] = []
 
     def move(source: Path, target: Path) -> None:

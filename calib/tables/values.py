@@ -37,16 +37,12 @@ def to_id(series: pl.Series, source: Source, own: str) -> pl.Series:
     InputError
         Some are null, NaN or empty, or the type cannot be a key.
     """
-    series = _text(series)
-    if series.dtype.is_float():
-        missing = series.is_null() | series.is_nan()
-    elif series.dtype == pl.String:
-        missing = series.is_null() | (series == "")
-    else:
-        missing = series.is_null()
-    if missing.any():
-        n = _count(source, own, lambda s: _id_missing(_text(s)))
-        raise InputError(f"{source.where(own)} is null or empty in {count(n, 'row')}; remove them or give them an id")
+    series = _text(series, source, own)
+    if _id_missing(series).any():
+        n = _count(source, own, lambda s: _id_missing(_text(s, source, own)))
+        words = ", ".join(filter(None, source.null_words))
+        missing = f"null or empty{words and f' (or {words})'} in {count(n, 'row')}"
+        raise InputError(f"{source.where(own)} is {missing}; remove them or give them an id")
     return _whole(series, source, own)
 
 
@@ -90,12 +86,16 @@ def to_label(series: pl.Series, source: Source, own: str) -> tuple[pl.Series, ND
     Parameters
     ----------
     series, source, own
-        As in `to_id`; whole numbers become text.
+        As in `to_id`; whole numbers become text. Where a format cannot say null, blank text is null unless it is all
+        blank, as of a table without bands.
     """
-    series = _text(series)
+    series = _text(series, source, own)
     if series.dtype != pl.String:
         series = _whole(series.fill_nan(None) if series.dtype.is_float() else series, source, own).cast(pl.String)
-    return series.fill_null(""), series.is_null().to_numpy()
+    null = series.is_null()
+    if source.blank_is_missing and (series == "").any() and not source.is_blank(own):
+        null |= series.fill_null("") == ""
+    return series.fill_null(""), null.to_numpy()
 
 
 def to_number(series: pl.Series, source: Source, own: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -111,7 +111,7 @@ def to_number(series: pl.Series, source: Source, own: str) -> tuple[NDArray[np.f
     InputError
         The type has no numbers in it.
     """
-    series = _text(series)
+    series = _text(series, source, own)
     dtype = series.dtype
     if dtype == pl.String:
         series = _parse(series, source, own)
@@ -132,7 +132,7 @@ def _parse(series: pl.Series, source: Source, own: str) -> pl.Series:
         return pl.select(pl.when(~text.is_in(list(NULL_WORDS))).then(text)).to_series()
 
     def wrong(text: pl.Series) -> pl.Series:
-        tidy = clean(_text(text))
+        tidy = clean(_text(text, source, own))
         return tidy.is_not_null() & tidy.cast(pl.Float64, strict=False).is_null()
 
     tidy = clean(series)
@@ -153,7 +153,7 @@ def to_flag(series: pl.Series, source: Source, own: str) -> tuple[NDArray[np.boo
     series, source, own
         As in `to_id`; bool, whole numbers, or the words true and false.
     """
-    series = _text(series)
+    series = _text(series, source, own)
     if series.dtype == pl.String:
         words = series.str.strip_chars().str.to_lowercase()
         words = pl.select(
@@ -180,7 +180,7 @@ def to_night(series: pl.Series, source: Source, own: str) -> tuple[NDArray[np.fl
     InputError
         The nights are neither whole numbers nor dates.
     """
-    series = _text(series)
+    series = _text(series, source, own)
     if series.dtype == pl.String:
         dates = series.str.strip_chars().str.to_date("%Y-%m-%d", strict=False)
         if dates.null_count() == series.null_count():
@@ -213,13 +213,31 @@ def _datetime_mjd(series: pl.Series) -> pl.Series:
     return days + MJD_EPOCH_DAYS
 
 
-def _text(series: pl.Series) -> pl.Series:
+def _text(series: pl.Series, source: Source, own: str) -> pl.Series:
     """Categories and bytes as text."""
     if series.dtype == pl.Categorical or series.dtype == pl.Enum:
         return series.cast(pl.String)
     if series.dtype == pl.Binary:
-        return series.cast(pl.String).str.strip_chars_end(" \0")
+        try:
+            return series.cast(pl.String).str.strip_chars_end(" \0")
+        except pl.exceptions.ComputeError:
+            n = _count(source, own, _not_utf8)
+            raise InputError(
+                f"{source.where(own)} holds bytes that are not UTF-8 text in {count(n, 'row')}; give text (of bytes, "
+                "their hexadecimal digits) or int64"
+            ) from None
     return series
+
+
+def _not_utf8(series: pl.Series) -> pl.Series:
+    def bad(value: bytes | None) -> bool:
+        try:
+            (value or b"").decode()
+        except UnicodeDecodeError:
+            return True
+        return False
+
+    return pl.Series([bad(value) for value in series], dtype=pl.Boolean)
 
 
 def _count(source: Source, own: str, test: Callable[[pl.Series], pl.Series]) -> int:

@@ -83,6 +83,14 @@ def test_by_band(table):
         read_measurements(table, exposures=two.vstack(two.tail(1)))
 
 
+def test_counts_without_band_and_exposures_of_several(table):
+    two = pl.concat([conditions(table, band=[b] * 4, exptime=[30.0] * 4) for b in "gr"])
+    counts = QTable({c: table[c].to_numpy() for c in ("star_id", "exposure_id")})
+    counts["flux"], counts["flux_err"] = np.full(24, 1000.0) * u.adu, np.full(24, 10.0) * u.adu
+    with pytest.raises(InputError, match="has several bands in 4 rows and the measurements have no column band"):
+        read_measurements(counts, exposures=two)
+
+
 def test_band_of_the_exposure_is_that_of_its_measurements(table):
     own = conditions(table, band=["g", "g", "r", "r"])
     m = read_measurements(table, exposures=own)

@@ -1,5 +1,7 @@
 """The same table in every format gives the same measurements."""
 
+import gzip
+
 import astropy.units as u
 import numpy as np
 import polars as pl
@@ -169,6 +171,27 @@ def test_fits_byte_order_scaling_nulls_and_bytes(tmp_path):
         read_measurements(tmp_path / "t.fits", columns={"mag": "spectrum"})
 
 
+@pytest.mark.parametrize("ending", ["t.fits", "t.fits.gz", "t.vot", "t.parquet", "t.csv", "t.ecsv"])
+def test_missing_bands(tmp_path, table, ending):
+    null = table.with_columns(band=pl.Series([None, "r"] * 12))
+    if ending in ("t.parquet", "t.csv"):
+        path = write(null, tmp_path / ending)
+    else:
+        t = as_astropy(table)
+        t["band"] = MaskedColumn(["", "r"] * 12, mask=[True, False] * 12)
+        kind = {"t.ecsv": "ascii.ecsv", "t.vot": "votable"}.get(ending, "fits")
+        t.write(tmp_path / ending, format=kind)
+        path = tmp_path / ending
+    assert read_measurements(path).counts == {"usable": 12, "null_band": 12}
+    assert sum(b.counts["null_band"] for b in iter_measurements(path, batch_rows=1) if "null_band" in b.counts) == 12
+
+
+@pytest.mark.parametrize("ending", ["t.fits", "t.vot", "t.parquet"])
+def test_bands_that_are_all_blank_are_none(tmp_path, table, ending):
+    path = write(table.with_columns(band=pl.lit("")), tmp_path / ending)
+    assert read_measurements(path).counts == {"usable": 24}
+
+
 def test_big_endian_arrays_and_bytes_in_memory(table):
     t = Table(
         {
@@ -199,6 +222,18 @@ def test_dictionary_categorical_and_binary_columns(tmp_path, table):
         assert read_measurements(source).frame.equals(expected)
 
 
+def test_bytes_that_are_no_text(tmp_path, table):
+    raw = [bytes([0xFF, 0xFE, 65 + i % 6]) for i in range(24)]
+    table.with_columns(star_id=pl.Series([b"plain", *raw[1:]])).write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(InputError, match=r"b.parquet: column star_id holds bytes that are not UTF-8 text in 23 rows"):
+        read_measurements(tmp_path / "b.parquet")
+    t = as_astropy(table)
+    t["star_id"] = np.array(raw)
+    assert read_measurements(t).frame["star_id"].n_unique() == 6
+    t["star_id"] = np.array(raw, object)
+    assert read_measurements(t).frame["star_id"].n_unique() == 6
+
+
 def test_csv_text(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(
@@ -212,6 +247,40 @@ def test_csv_text(tmp_path):
     path.write_text("star_id,exposure_id,mag,mag_err\n1,1,20.1,0.1\n2,1,bright,0.1\n3,1,faint,0.1\n")
     with pytest.raises(InputError, match=r"t.csv: column mag is not a number in 2 rows \(first 'bright'\)"):
         read_measurements(path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_csv_comments_stand_before_the_header_only(tmp_path, packed):
+    path = tmp_path / ("t.csv.gz" if packed else "t.csv")
+    text = '\ufeff# "made\n\n#by hand\nstar_id,exposure_id,mag,mag_err\n'
+    text += "#1,1,20.1,0.01\ns2,1,20.2,0.01\n#1,2,20.3,0.01\n"
+    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    m = read_measurements(path)
+    assert m.frame["star_id"].to_list() == ["#1", "s2", "#1"]
+    assert m.counts == {"usable": 3}
+    assert [len(b) for b in iter_measurements(path, batch_rows=2)] == [2, 1]
+    path = tmp_path / "end.csv"
+    path.write_text("star_id,exposure_id,mag,mag_err\n1,1,20.1,0.01\n# the end\n")
+    with pytest.raises(InputError, match=r"exposure_id is null or empty .* in 1 row"):
+        read_measurements(path)
+    path.write_text("# nothing\n# else\n")
+    with pytest.raises(InputError, match="cannot be read as CSV"):
+        read_measurements(path)
+
+
+def test_csv_column_that_is_there_twice(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("star_id,exposure_id,mag, mag,mag_err,note,note,,\n1,1,20.1,21.0,0.01,a,b,,\n")
+    with pytest.raises(InputError, match=r"t.csv: column mag is there 2 times; rename or remove all but one"):
+        read_measurements(path)
+    path.write_text("star_id,exposure_id,mag,mag_err,note,note,,\n1,1,20.1,0.01,a,b,,\n")
+    assert read_measurements(path).frame["mag"].to_list() == [20.1]
+
+
+def test_csv_words_for_missing_are_no_ids(tmp_path):
+    (tmp_path / "t.csv").write_text("star_id,exposure_id,mag,mag_err\nNA,1,20.1,0.01\ns2,1,20.2,0.01\n,1,20.2,0.01\n")
+    with pytest.raises(InputError, match=r"star_id is null or empty \(or NA, N/A, .*\) in 2 rows; remove"):
+        read_measurements(tmp_path / "t.csv")
 
 
 def test_unsigned_float_and_impossible_ids(table):

@@ -182,6 +182,26 @@ def test_stage_folder_is_all_or_nothing(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
         fill(tmp_path / "file", "new")
+    (tmp_path / "link").symlink_to("nothing")
+    with pytest.raises(InputError, match="a link to nothing"):
+        fill(tmp_path / "link", "new")
+
+
+def test_a_folder_that_is_there_needs_no_room_beside_it(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    fill(out, "old")
+    import calib.tables.stage as module
+
+    mkdtemp = module.tempfile.mkdtemp
+
+    def only_inside(*, dir, **names):
+        if Path(dir) != out:
+            raise PermissionError(13, "Permission denied")
+        return mkdtemp(dir=dir, **names)
+
+    monkeypatch.setattr(module.tempfile, "mkdtemp", only_inside)
+    fill(out, "new")
+    assert content(out) == {"run.json": "new"}
 
 
 def test_moving_in_is_undone_when_it_fails(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import polars as pl
 from calib.tables.errors import InputError
 from calib.tables.sources.base import CHUNK_ROWS, Source
 
-__all__ = ["CHUNK_ROWS", "Source", "open_sources"]
+__all__ = ["CHUNK_ROWS", "Source", "open_partitioned", "open_sources"]
 
 _FORMATS = "Parquet, FITS, ECSV, VOTable and CSV"
 
@@ -43,15 +43,35 @@ def open_sources(inputs: Any) -> list[Source]:
     return sources
 
 
+def open_partitioned(inputs: Any) -> list[Source]:
+    """Open every table behind `inputs` as `open_sources` does, with the columns that names of folders hold.
+
+    Parameters
+    ----------
+    inputs
+        As for `open_sources`; below a folder ``band=g`` every table has a column band.
+
+    Raises
+    ------
+    InputError
+        As for `open_sources`.
+    """
+    from calib.tables.sources.partitions import partitioned
+
+    return [partitioned(source) for source in open_sources(inputs)]
+
+
 def _files(item: str | Path) -> list[Path]:
     path = Path(item).expanduser()
     if path.is_dir():
+        solved = {p.parent for p in path.rglob("run.json") if (p.parent / "zeropoints.parquet").is_file()} - {path}
         found = sorted(
             p
             for p in path.rglob("*")
             if p.suffix in {".parquet", ".parq", ".pq"}
             and p.is_file()
             and not any(part.startswith((".", "_")) for part in p.relative_to(path).parts)
+            and solved.isdisjoint(p.parents)  # what was made of the tables is none of them
         )
         if not found:
             raise InputError(f"{item}: the folder holds no Parquet file; name the files")

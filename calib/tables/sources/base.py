@@ -13,6 +13,9 @@ from calib.tables.errors import InputError
 
 CHUNK_ROWS = 1 << 18
 """Rows read at a time."""
+WHOLE = r"^(0|-?[1-9][0-9]{0,18})$"
+"""Text that is a whole number, written as such a number is."""
+_TEXT = (pl.String, pl.Binary, pl.Categorical, pl.Enum)
 
 
 class Source(abc.ABC):
@@ -34,6 +37,12 @@ class Source(abc.ABC):
         Number of rows where it is known before reading.
     notes : list of str
         Warnings about the table as a whole.
+    as_text : set of str
+        Columns of whole numbers to be given as text; only tables that are written as text can do so.
+    null_words : tuple of str
+        Words that stand for a missing value.
+    blank_is_missing : bool
+        Whether its format has no other way to say that text is missing.
     """
 
     def __init__(self, label: str, path: Path | None = None) -> None:
@@ -44,6 +53,10 @@ class Source(abc.ABC):
         self.time_scales: dict[str, str] = {}
         self.rows: int | None = None
         self.notes: list[str] = []
+        self.as_text: set[str] = set()
+        self.null_words: tuple[str, ...] = ()
+        self.blank_is_missing = False
+        self._blank: dict[str, bool] = {}
 
     @abc.abstractmethod
     def chunks(self, names: Sequence[str], batch_rows: int = CHUNK_ROWS) -> Iterator[pl.DataFrame]:
@@ -51,6 +64,17 @@ class Source(abc.ABC):
 
         Times are days of MJD. It can be called again.
         """
+
+    def text_columns(self, names: Sequence[str]) -> set[str]:
+        """Return those of some columns that hold text."""
+        first = next(self.chunks(names, 1), None) if names else None
+        return set() if first is None else {n for n in names if first[n].dtype in _TEXT}
+
+    def is_blank(self, name: str) -> bool:
+        """Return whether all of a column of text is blank or null; it is looked at once."""
+        if name not in self._blank:
+            self._blank[name] = all((chunk[name].fill_null("") == "").all() for chunk in self.chunks([name]))
+        return self._blank[name]
 
     def where(self, column: str) -> str:
         """Return the beginning of a message about a column."""

@@ -33,6 +33,7 @@ class FitsSource(Source):
         self.rows = int(hdu.header["NAXIS2"])
         self._layout = {c.name: _Layout(c) for c in hdu.columns}
         self.names = list(self._layout)
+        self.blank_is_missing = True
         self.units = {c.name: c.unit for c in hdu.columns if c.unit}
 
     def chunks(self, names: Sequence[str], batch_rows: int = CHUNK_ROWS) -> Iterator[pl.DataFrame]:

@@ -94,6 +94,7 @@ def read_astropy(path: Path, kind: str) -> AstropySource:
             text = str(error).split("\n")[0][:200] or type(error).__name__
             raise InputError(f"{path}: cannot be read as {kind} ({text}); is the file whole?") from error
     source = AstropySource(table, str(path), path)
+    source.blank_is_missing = kind in ("fits", "votable")
     if any("everal" in str(w.message) or "ultiple tables" in str(w.message) for w in caught):
         source.notes.append(f"{path}: holds several tables; the first is read")
     return source
@@ -129,7 +130,7 @@ def array_to_series(name: str, data: Any, mask: Any, where: str) -> pl.Series:
         raise InputError(f"{where} has {data.shape[1:]} values per row; give one number per row")
     kind = data.dtype.kind
     if kind == "S":
-        text = np.char.decode(np.char.rstrip(data, b" \0"), "utf-8", "replace")
+        text = np.char.decode(np.char.rstrip(data, b" \0"), "utf-8", "backslashreplace")  # different ids stay so
         series = pl.Series(name, text.tolist(), dtype=pl.String)
     elif kind == "U":
         series = pl.Series(name, np.char.rstrip(data).tolist(), dtype=pl.String)
@@ -148,7 +149,7 @@ def array_to_series(name: str, data: Any, mask: Any, where: str) -> pl.Series:
 
 
 def _object_series(name: str, values: list[Any], where: str) -> pl.Series:
-    values = [v.decode("utf-8", "replace").rstrip(" \0") if isinstance(v, bytes) else v for v in values]
+    values = [v.decode("utf-8", "backslashreplace").rstrip(" \0") if isinstance(v, bytes) else v for v in values]
     values = [None if v is np.ma.masked else v for v in values]
     try:
         return pl.Series(name, values, strict=True)
