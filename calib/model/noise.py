@@ -56,6 +56,10 @@ LARGE = 2_000_000
 """Measurements from which weights are kept in single precision."""
 LEAST_FREE = 1e-3
 """Share of a measurement below which its residual is rounding."""
+LEAST_INFORMATION = 0.55
+"""Over that of a normal. A scoring step is one over it as long as the weights' own, which expectation-maximisation
+takes; of twice that length it goes as far beyond the minimum as it came from, where noise is wider than its scale says,
+as magnitudes without noise let it be, and longer ones diverge. Noise of ordinary tails has 0.6 and more."""
 
 
 @dataclass
@@ -133,11 +137,13 @@ class NoiseModel:
 
     @property
     def information(self) -> Array:
-        """(E,), of the noise about its location, over that of a normal with the expected weights."""
+        """(E,), of the noise about its location, over that of a normal with the expected weights; not below
+        `LEAST_INFORMATION`.
+        """
         levels = np.unique(self.level)
         of_level = np.zeros(CONTAMINATIONS.size)
         of_level[levels] = [self.tails.contaminated(CONTAMINATIONS[k]).information for k in levels]
-        return np.asarray(of_level[self.level])
+        return np.asarray(np.maximum(of_level, LEAST_INFORMATION)[self.level])
 
     @property
     def beyond_ordinary(self) -> int:
