@@ -15,6 +15,7 @@ from calib.covariance import FILE, MOST_EXPOSURES, ZeropointCovariance, read_cov
 from calib.model.rows import NamedRows
 from calib.outcome import PerMeasurement
 from calib.tables import write
+from calib.tables.json_out import to_json
 from calib.tables.solution_tables import read_solution_tables
 from calib.tables.stage import stage_folder
 
@@ -35,7 +36,7 @@ class Solution:
     frames
         ``zeropoints``, ``stars``, ``terms`` as polars frames; units are in `calib.tables.COLUMNS`.
     diagnostics
-        What run.json holds.
+        What run.json holds, where NaN is null.
     source
         The input's rows and one value for each; None in a solution read from a folder.
     folder
@@ -163,9 +164,7 @@ class Solution:
 
                 shutil.copyfile(self.folder / "measurements.parquet", stage / "measurements.parquet")
             self._write_covariance(stage / FILE)
-            (stage / "run.json").write_text(
-                json.dumps(self.diagnostics, indent=1, default=_plain) + "\n", encoding="utf-8"
-            )
+            (stage / "run.json").write_text(to_json(self.diagnostics), encoding="utf-8")
             if report:
                 from calib.report import write_report
 
@@ -232,14 +231,3 @@ def _frame(rows: NamedRows, values: PerMeasurement) -> pl.DataFrame:
         *(pl.col(c).cast(pl.String) for c in keys if measurements.frame[c].dtype == pl.Enum),
         *(pl.Series(name, column) for name, column in values.columns().items()),
     )
-
-
-def _plain(value: Any) -> Any:
-    """Numpy scalars and arrays, for JSON."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} does not go into run.json")
