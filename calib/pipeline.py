@@ -155,7 +155,7 @@ def calibrate(
             {"terms": t.name, "log_evidence": t.evidence, "carried": t.carried_by(fit)} for t in solved.trials
         ],
         "components": made.components,
-        "counts": measurements.counts
+        "counts": _counts(measurements, int(np.count_nonzero(made.measurements.used)))
         | {"rows": problem.rows.n}
         | ({} if references is None else {f"reference_{k}": v for k, v in references.counts.items()}),
         "convergence": {
@@ -283,6 +283,13 @@ def _halves(
 def _score_json(s: SplitScore) -> dict[str, Any]:
     counts, edges = np.histogram(np.clip(s.pull, -6, 6), bins=48, range=(-6, 6))
     return s.summary() | {"pull_histogram": {"edges": edges.tolist(), "counts": counts.tolist()}}
+
+
+def _counts(measurements: Measurements, used: int) -> dict[str, int]:
+    """Rows by reason, when it is known how many were used: the other usable ones are of isolated exposures."""
+    counts = measurements.counts
+    isolated = counts["usable"] - used
+    return counts | {"usable": used} | ({"isolated": isolated} if isolated else {})
 
 
 def _label(measurements: Measurements) -> str:
