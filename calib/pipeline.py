@@ -146,6 +146,10 @@ def calibrate(
         "version": __version__,
         "config": config.resolved(),
         "inputs": measurements.inputs + ([] if references is None else references.inputs),
+        "scales": {
+            "time_scale": measurements.time_scale or None,
+            "magnitude_system": (measurements if references is None else references).system or None,
+        },
         "method": method,
         "method_reason": why["reason"],
         "scores": {name: _score_json(s) for name, s in scores.items()},

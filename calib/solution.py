@@ -16,6 +16,7 @@ from calib.model.rows import NamedRows
 from calib.outcome import PerMeasurement
 from calib.tables import write
 from calib.tables.json_out import to_json
+from calib.tables.schema import TOLD
 from calib.tables.solution_tables import read_solution_tables
 from calib.tables.stage import stage_folder
 
@@ -54,6 +55,12 @@ class Solution:
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
+    def scales(self) -> dict[str, str]:
+        """``time_scale`` of mjd and ``magnitude_system`` of calibrated magnitudes, as far as the input says them."""
+        said = self.diagnostics.get("scales") or {}
+        return {name: said[name] for name in TOLD if said.get(name)}
+
+    @property
     def zeropoints(self) -> Any:
         """Zero-points and observing conditions, astropy QTable, one row per exposure x band (x detector)."""
         return self._qtable("zeropoints")
@@ -74,7 +81,7 @@ class Solution:
         if "measurements" not in self._cache:
             from calib.tables.astropy_out import to_qtable
 
-            self._cache["measurements"] = to_qtable(self.measurement_frame(), "measurements")
+            self._cache["measurements"] = to_qtable(self.measurement_frame(), "measurements", self.scales)
         return self._cache["measurements"]
 
     @property
@@ -147,16 +154,16 @@ class Solution:
         if kind not in self._cache:
             from calib.tables.astropy_out import to_qtable
 
-            self._cache[kind] = to_qtable(self.frames[kind], kind)
+            self._cache[kind] = to_qtable(self.frames[kind], kind, self.scales)
         return self._cache[kind]
 
     def write(self, folder: str | Path, *, report: bool = True) -> None:
         """Write every file of a solution, whole or not at all; an older solution in the folder is replaced."""
         with stage_folder(folder) as stage:
             for name in ("zeropoints.ecsv", "zeropoints.parquet"):
-                write.write_table(self.frames["zeropoints"], stage / name, "zeropoints")
-            write.write_table(self.frames["stars"], stage / "stars.parquet", "stars")
-            write.write_table(self.frames["terms"], stage / "terms.ecsv", "terms")
+                write.write_table(self.frames["zeropoints"], stage / name, "zeropoints", self.scales)
+            write.write_table(self.frames["stars"], stage / "stars.parquet", "stars", self.scales)
+            write.write_table(self.frames["terms"], stage / "terms.ecsv", "terms", self.scales)
             if self.source is not None:
                 self._write_measurements(stage / "measurements.parquet")
             elif self.folder is not None and (self.folder / "measurements.parquet").is_file():
@@ -185,7 +192,7 @@ class Solution:
     def _write_measurements(self, path: Path) -> None:
         assert self.source is not None
         rows, values = self.source
-        with write.MeasurementWriter(path) as writer:
+        with write.MeasurementWriter(path, self.scales) as writer:
             for start in range(0, len(rows), ROWS):
                 part = slice(start, start + ROWS)
                 writer.write(rows.part(part), **values.columns(part))

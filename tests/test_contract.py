@@ -10,8 +10,11 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from astropy import units as u
 from astropy.table import QTable
+from astropy.time import Time
 
+from calib import Config, calibrate
 from calib.model.flags import FLAGS
 from calib.solution import Solution
 from calib.tables import COLUMNS
@@ -228,6 +231,35 @@ def test_errors_are_honest_enough(solved: Path, survey: Path) -> None:
     got = compare(read_side(solved), read_side(survey))["all"]
     assert got["rms_mag"] < 0.004
     assert 0.5 < got["pull_std"] < 1.6
+
+
+@pytest.mark.parametrize("reference", [None, u.ABmag, u.mag])
+@pytest.mark.parametrize(("unit", "system"), [(u.nJy, "AB"), (u.adu / u.s, "instrumental"), (None, None)])
+def test_scales_are_stated(unit: u.Unit | None, system: str | None, reference: u.Unit | None, tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    star, exposure = np.tile(np.arange(20), 5), np.repeat(np.arange(5), 20)
+    m = QTable({"star_id": star, "exposure_id": exposure})
+    flux = 1e4 * (1 + star) * rng.normal(1, 0.01, star.size)
+    if unit is None:
+        m["mag"], m["mag_err"] = -2.5 * np.log10(flux), np.full(star.size, 0.01)
+    else:
+        m["flux"], m["flux_err"] = flux * unit, 0.01 * flux * unit
+    e = QTable({"exposure_id": np.arange(5), "mjd": Time(60000.0 + np.arange(5), format="mjd", scale="tai")})
+    r = None
+    if reference is not None:
+        r = QTable({"star_id": np.arange(9), "mag": np.arange(9) * 0.1 * reference, "mag_err": np.full(9, 0.01)})
+        system = "AB" if reference == u.ABmag else None
+    calibrate(m, e if unit else None, r, Config(method="wls", score=False)).write(tmp_path / "out", report=False)
+    run = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))
+    scales = {"time_scale": "tai" if unit else None, "magnitude_system": system}
+    assert run["scales"] == scales
+    scales = {name: value for name, value in scales.items() if value}
+    read = Solution.read(tmp_path / "out")
+    assert QTable.read(tmp_path / "out" / "zeropoints.ecsv").meta == read.zeropoints.meta == scales
+    for kind, column in (("zeropoints", "zeropoint"), ("stars", "mag"), ("measurements", "calibrated_mag")):
+        field = pq.read_schema(tmp_path / "out" / f"{kind}.parquet").field(column)
+        assert field.metadata.get(b"magnitude_system", b"").decode() == (system or "")
+        assert getattr(read, kind)[column].info.meta.get("magnitude_system") == system
 
 
 EXPOSURES = 6
