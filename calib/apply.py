@@ -274,7 +274,7 @@ def apply_stream(
                 progress(applied.rows)
 
     if ending == ".parquet":
-        with ParquetSink(out, "measurements") as sink:
+        with ParquetSink(out, "measurements", solution.scales) as sink:
             for frame in frames():
                 sink.write(frame)
     elif ending == ".csv":
@@ -289,7 +289,7 @@ def apply_stream(
             if ending == ".fits":
                 check_fits(frame, str(out))
             parts.append(frame)
-        table = to_qtable(pl.concat(parts), "measurements")
+        table = to_qtable(pl.concat(parts), "measurements", solution.scales)
         with atomic_path(out) as temporary:
             table.write(temporary, format="fits" if ending == ".fits" else "ascii.ecsv")
     else:

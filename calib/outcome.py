@@ -97,7 +97,8 @@ def outcome(
     spread = solved.spread if functional is None else solved.equations.spread(functional)
     solvable = (top.size > 1) | anchors.anchored
     linked = solvable[top.component]
-    mag[(star_component < 0) | ~solvable[star_component]] = np.nan
+    unlinked = (star_component < 0) | ~solvable[star_component]
+    mag[unlinked] = np.nan
     faint = fit.faint_blends
     # where nothing else sets the scale the mean of the zero-points stays zero, and stars take the rest
     level = np.where(anchors.anchored, 0.0, np.bincount(top.component, faint, top.n_components) / top.size)
@@ -118,7 +119,7 @@ def outcome(
     per, base = _per_measurement_noise(problem, solved)
     zeropoints = _zeropoints(problem, measurements, solved, anchors, z, z_err, mag, per, reference is not None)
     zeropoints = zeropoints.head(problem.n_exposures)
-    stars = _stars(problem, solved, mag, mag_err, star_component, base)
+    stars = _stars(problem, solved, mag, mag_err, star_component, unlinked, base)
     model, terms = _model(problem, solved), term_rows(problem, solved)
     calibrator = Calibrator.of(zeropoints, model, terms)
     values = _measurements(problem, measurements, unused, solved, calibrator, mag, per)
@@ -200,8 +201,8 @@ def _zeropoints(
     columns: dict[str, Any] = {
         "component": top.component.astype(np.int64),
         "anchored": anchors.anchored[top.component],
-        "n_stars": n_stars.astype(np.int64),
-        "n_measurements": n_measurements.astype(np.int64),
+        "n_stars": np.where(linked, n_stars, 0),
+        "n_measurements": np.where(linked, n_measurements, 0),
         "zeropoint": z,
         "zeropoint_err": z_err,
         "excess_noise": excess,
@@ -240,12 +241,12 @@ def _zeropoints(
 
 def _stars(
     problem: Problem, solved: Solved, mag: Array, mag_err: Array,
-    component: NDArray[np.int32], base: NDArray[np.float32],
+    component: NDArray[np.int32], unlinked: NDArray[np.bool_], base: NDArray[np.float32],
 ) -> pl.DataFrame:  # fmt: skip
     fit, own = solved.fit, problem.own
     star = problem.graph.star()[own]
     n_stars = fit.design.n_stars
-    n_used = np.bincount(star, minlength=n_stars)
+    n_used = np.where(unlinked, 0, np.bincount(star, minlength=n_stars))
     del star
     # leverage under the weights of the fit: a variable star's prediction is as uncertain as its base noise and more
     chi2, freedom = star_sums(

@@ -149,6 +149,10 @@ def calibrate(
         "version": __version__,
         "config": config.resolved(),
         "inputs": measurements.inputs + ([] if references is None else references.inputs),
+        "scales": {
+            "time_scale": measurements.time_scale or None,
+            "magnitude_system": (measurements if references is None else references).system or None,
+        },
         "method": method,
         "method_reason": why["reason"],
         "scores": {name: _score_json(s) for name, s in scores.items()},
@@ -158,7 +162,7 @@ def calibrate(
             {"terms": t.name, "log_evidence": t.evidence, "carried": t.carried_by(fit)} for t in solved.trials
         ],
         "components": made.components,
-        "counts": measurements.counts
+        "counts": _counts(measurements, int(np.count_nonzero(made.measurements.used)))
         | {"rows": problem.rows.n}
         | ({} if references is None else {f"reference_{k}": v for k, v in references.counts.items()}),
         "convergence": {
@@ -290,6 +294,13 @@ def _halves(
 def _score_json(s: SplitScore) -> dict[str, Any]:
     counts, edges = np.histogram(np.clip(s.pull, -6, 6), bins=48, range=(-6, 6))
     return s.summary() | {"pull_histogram": {"edges": edges.tolist(), "counts": counts.tolist()}}
+
+
+def _counts(measurements: Measurements, used: int) -> dict[str, int]:
+    """Rows by reason, when it is known how many were used: the other usable ones are of isolated exposures."""
+    counts = measurements.counts
+    isolated = counts["usable"] - used
+    return counts | {"usable": used} | ({"isolated": isolated} if isolated else {})
 
 
 def _label(measurements: Measurements) -> str:

@@ -15,6 +15,8 @@ from calib.covariance import FILE, MOST_EXPOSURES, ZeropointCovariance, read_cov
 from calib.model.rows import NamedRows
 from calib.outcome import PerMeasurement
 from calib.tables import write
+from calib.tables.json_out import to_json
+from calib.tables.schema import TOLD
 from calib.tables.solution_tables import read_solution_tables
 from calib.tables.stage import stage_folder
 
@@ -35,7 +37,7 @@ class Solution:
     frames
         ``zeropoints``, ``stars``, ``terms`` as polars frames; units are in `calib.tables.COLUMNS`.
     diagnostics
-        What run.json holds.
+        What run.json holds, where NaN is null.
     source
         The input's rows and one value for each; None in a solution read from a folder.
     folder
@@ -51,6 +53,12 @@ class Solution:
     folder: Path | None = None
     covariances: ZeropointCovariance | None = None
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def scales(self) -> dict[str, str]:
+        """``time_scale`` of mjd and ``magnitude_system`` of calibrated magnitudes, as far as the input says them."""
+        said = self.diagnostics.get("scales") or {}
+        return {name: said[name] for name in TOLD if said.get(name)}
 
     @property
     def zeropoints(self) -> Any:
@@ -73,7 +81,7 @@ class Solution:
         if "measurements" not in self._cache:
             from calib.tables.astropy_out import to_qtable
 
-            self._cache["measurements"] = to_qtable(self.measurement_frame(), "measurements")
+            self._cache["measurements"] = to_qtable(self.measurement_frame(), "measurements", self.scales)
         return self._cache["measurements"]
 
     @property
@@ -146,16 +154,16 @@ class Solution:
         if kind not in self._cache:
             from calib.tables.astropy_out import to_qtable
 
-            self._cache[kind] = to_qtable(self.frames[kind], kind)
+            self._cache[kind] = to_qtable(self.frames[kind], kind, self.scales)
         return self._cache[kind]
 
     def write(self, folder: str | Path, *, report: bool = True) -> None:
         """Write every file of a solution, whole or not at all; an older solution in the folder is replaced."""
         with stage_folder(folder) as stage:
             for name in ("zeropoints.ecsv", "zeropoints.parquet"):
-                write.write_table(self.frames["zeropoints"], stage / name, "zeropoints")
-            write.write_table(self.frames["stars"], stage / "stars.parquet", "stars")
-            write.write_table(self.frames["terms"], stage / "terms.ecsv", "terms")
+                write.write_table(self.frames["zeropoints"], stage / name, "zeropoints", self.scales)
+            write.write_table(self.frames["stars"], stage / "stars.parquet", "stars", self.scales)
+            write.write_table(self.frames["terms"], stage / "terms.ecsv", "terms", self.scales)
             if self.source is not None:
                 self._write_measurements(stage / "measurements.parquet")
             elif self.folder is not None and (self.folder / "measurements.parquet").is_file():
@@ -163,9 +171,7 @@ class Solution:
 
                 shutil.copyfile(self.folder / "measurements.parquet", stage / "measurements.parquet")
             self._write_covariance(stage / FILE)
-            (stage / "run.json").write_text(
-                json.dumps(self.diagnostics, indent=1, default=_plain) + "\n", encoding="utf-8"
-            )
+            (stage / "run.json").write_text(to_json(self.diagnostics), encoding="utf-8")
             if report:
                 from calib.report import write_report
 
@@ -186,7 +192,7 @@ class Solution:
     def _write_measurements(self, path: Path) -> None:
         assert self.source is not None
         rows, values = self.source
-        with write.MeasurementWriter(path) as writer:
+        with write.MeasurementWriter(path, self.scales) as writer:
             for start in range(0, len(rows), ROWS):
                 part = slice(start, start + ROWS)
                 writer.write(rows.part(part), **values.columns(part))
@@ -232,14 +238,3 @@ def _frame(rows: NamedRows, values: PerMeasurement) -> pl.DataFrame:
         *(pl.col(c).cast(pl.String) for c in keys if measurements.frame[c].dtype == pl.Enum),
         *(pl.Series(name, column) for name, column in values.columns().items()),
     )
-
-
-def _plain(value: Any) -> Any:
-    """Numpy scalars and arrays, for JSON."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} does not go into run.json")

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from astropy import units as u
 from astropy.table import QTable
+from astropy.time import Time
 
+from calib import Config, calibrate
 from calib.model.flags import FLAGS
+from calib.solution import Solution
 from calib.tables import COLUMNS
 from calib.tables.stage import SOLUTION_FILES
+
+from .conftest import Run
 
 NEEDED = {
     "zeropoints": (
@@ -165,6 +172,8 @@ def test_run(folder: tuple[Path, Path]) -> None:
     assert run["counts"]["rows"] == m.height
     reasons = {k: v for k, v in run["counts"].items() if k != "rows" and not k.startswith("reference_")}
     assert sum(reasons.values()) == m.height
+    assert reasons["usable"] == m["used"].sum() == z["n_measurements"].sum()
+    assert reasons["usable"] == pl.read_parquet(out / "stars.parquet")["n_used"].sum()
     assert all(len(record["sha256"]) == 64 for record in run["inputs"])
     assert run["inputs"][0]["rows"] == m.height
     assert run["method"] in ("wls", "robust", "learned")
@@ -186,6 +195,7 @@ def test_troubles_are_counted_and_flagged(folders: dict) -> None:
     assert counts["null_mag"] == 5
     assert counts["non_finite_mag"] == counts["nonpositive_error"] == counts["non_finite_error"] == 1
     assert counts["flagged"] == 2
+    assert counts["isolated"] == 4
     z = {row["exposure_id"]: row for row in pl.read_parquet(out / "zeropoints.parquet").to_dicts()}
     assert "isolated" in z["lonely"]["flag"]
     assert "no_measurements" in z["spoilt"]["flag"]
@@ -221,3 +231,74 @@ def test_errors_are_honest_enough(solved: Path, survey: Path) -> None:
     got = compare(read_side(solved), read_side(survey))["all"]
     assert got["rms_mag"] < 0.004
     assert 0.5 < got["pull_std"] < 1.6
+
+
+@pytest.mark.parametrize("reference", [None, u.ABmag, u.mag])
+@pytest.mark.parametrize(("unit", "system"), [(u.nJy, "AB"), (u.adu / u.s, "instrumental"), (None, None)])
+def test_scales_are_stated(unit: u.Unit | None, system: str | None, reference: u.Unit | None, tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    star, exposure = np.tile(np.arange(20), 5), np.repeat(np.arange(5), 20)
+    m = QTable({"star_id": star, "exposure_id": exposure})
+    flux = 1e4 * (1 + star) * rng.normal(1, 0.01, star.size)
+    if unit is None:
+        m["mag"], m["mag_err"] = -2.5 * np.log10(flux), np.full(star.size, 0.01)
+    else:
+        m["flux"], m["flux_err"] = flux * unit, 0.01 * flux * unit
+    e = QTable({"exposure_id": np.arange(5), "mjd": Time(60000.0 + np.arange(5), format="mjd", scale="tai")})
+    r = None
+    if reference is not None:
+        r = QTable({"star_id": np.arange(9), "mag": np.arange(9) * 0.1 * reference, "mag_err": np.full(9, 0.01)})
+        system = "AB" if reference == u.ABmag else None
+    calibrate(m, e if unit else None, r, Config(method="wls", score=False)).write(tmp_path / "out", report=False)
+    run = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))
+    scales = {"time_scale": "tai" if unit else None, "magnitude_system": system}
+    assert run["scales"] == scales
+    scales = {name: value for name, value in scales.items() if value}
+    read = Solution.read(tmp_path / "out")
+    assert QTable.read(tmp_path / "out" / "zeropoints.ecsv").meta == read.zeropoints.meta == scales
+    for kind, column in (("zeropoints", "zeropoint"), ("stars", "mag"), ("measurements", "calibrated_mag")):
+        field = pq.read_schema(tmp_path / "out" / f"{kind}.parquet").field(column)
+        assert field.metadata.get(b"magnitude_system", b"").decode() == (system or "")
+        assert getattr(read, kind)[column].info.meta.get("magnitude_system") == system
+
+
+EXPOSURES = 6
+UNLINKED = {
+    "exposures": {"star_id": range(10 * EXPOSURES)},
+    "one star": {"star_id": [7] * 10 * EXPOSURES},
+    "one exposure": {"exposure_id": [5] * 10 * EXPOSURES, "star_id": range(10 * EXPOSURES)},
+    "one pass": {},
+}
+
+
+@pytest.mark.parametrize("method", ["auto", "robust", "wls"])
+@pytest.mark.parametrize("case", UNLINKED)
+def test_little_is_told_in_json_and_counted(case: str, method: str, tmp_path: Path, calib: Run) -> None:
+    """Where next to nothing could be solved for, or the solve was cut short."""
+    rng = np.random.default_rng(4)
+    n = 10 * EXPOSURES
+    columns = {"star_id": np.tile(np.arange(10), EXPOSURES), "exposure_id": np.repeat(np.arange(EXPOSURES), 10)}
+    table = pl.DataFrame(columns | {"mag": rng.normal(18, 0.02, n), "mag_err": rng.uniform(0.01, 0.03, n)})
+    table = table.with_columns(*(pl.Series(name, list(values)) for name, values in UNLINKED[case].items()))
+    table.write_parquet(tmp_path / "t.parquet")
+    (tmp_path / "c.toml").write_text(f"max_passes = {1 if case == 'one pass' else 60}\n")
+    out = tmp_path / "out"
+    argv = ["solve", tmp_path / "t.parquet", "--out", out, "--method", method, "--config", tmp_path / "c.toml"]
+    status, said, _ = calib(*map(str, argv))
+    assert status == 0
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    z, s, m = (pl.read_parquet(out / f"{name}.parquet") for name in ("zeropoints", "stars", "measurements"))
+    used = int(m["used"].sum())
+    assert used == z["n_measurements"].sum() == s["n_used"].sum() == run["counts"]["usable"]
+    assert used == m.filter(pl.col("weight") > 0).height
+    assert run["counts"].get("isolated", 0) == n - used == (0 if case in ("one star", "one pass") else n)
+    assert (z["n_stars"] > 0).to_list() == z["zeropoint"].is_finite().to_list()
+    line = next(line for line in said.splitlines() if line.startswith("rows"))
+    assert line.split(None, 1)[1] == f"{used} of {n} used" + (f", {n - used} isolated" if used < n else "")
+    again = Solution.read(out)
+    again.write(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "run.json").read_text(encoding="utf-8")) == run
+    assert calib("report", str(out))[0] == 0
+    assert calib("compare", str(out), str(out))[0] == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r">(None|nan|NaN|inf)\b", page)

@@ -69,6 +69,18 @@ def test_zeropoints_of_mean_zero_have_covariances_of_mean_zero(islands):
     assert np.abs(got[apart]).max() < 1e-12  # no nights in weighted least squares: nothing links islands
 
 
+@pytest.mark.parametrize("n_exposures", [1, 7])
+def test_where_nothing_links_nothing_is_known(n_exposures, tmp_path):
+    """Every exposure has stars of its own: no zero-point, no covariance, and a whole matrix all the same."""
+    rng = np.random.default_rng(11)
+    exposure = np.repeat(np.arange(n_exposures), 30)
+    table = pl.DataFrame({"star_id": np.arange(exposure.size), "exposure_id": exposure})
+    table = table.with_columns(mag=rng.normal(18, 1, exposure.size), mag_err=rng.uniform(0.003, 0.05, exposure.size))
+    solution = calibrate(table, config=Config(method="wls", score=False, covariance=True))
+    solution.write(tmp_path / "out", report=False)
+    assert np.isnan(Solution.read(tmp_path / "out").covariance(np.arange(n_exposures))).all()
+
+
 def test_differences_of_exposures_scatter_as_the_covariance_says():
     """Of two exposures of one field, and of two at the ends of a strip, over many draws of the noise."""
     rng = np.random.default_rng(5)

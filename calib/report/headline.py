@@ -67,10 +67,10 @@ def _repeated(material: Material) -> str:
     return "" if median is None else f"measured {number(float(median), 2)} times, median"
 
 
-def _share(usable: Any, rows: Any) -> str:
-    if not rows or usable is None:
+def _share(used: Any, rows: Any) -> str:
+    if not rows or used is None:
         return ""
-    return "all usable" if usable == rows else f"{100.0 * usable / rows:.1f} % usable"
+    return "all used" if used == rows else f"{100.0 * used / rows:.1f} % used"
 
 
 def warnings(material: Material) -> list[str]:

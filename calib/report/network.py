@@ -61,7 +61,8 @@ def network(material: Material) -> Network | None:
     from graphs import MeasurementGraph
 
     used = material.zeropoints["n_measurements"].fill_null(0).to_numpy()
-    nodes = np.flatnonzero(used > 0)
+    isolated = material.zeropoints["flag"].fill_null("").str.contains("isolated", literal=True).to_numpy()
+    nodes = np.flatnonzero((used > 0) | isolated)
     if material.rows is None or nodes.size < 2 or not material.keys:
         return None
     all_nodes = nodes.size

@@ -35,6 +35,10 @@ WHOLE_STEPS = 8
 too, and with whole steps a few measurements and exposures run in circles for ever."""
 HALF = 0.5
 """Share of the way that they go from there on."""
+LEAST_INFORMATION = 0.55
+"""In a scoring step, over that of a normal. Of twice the weights' own length a step goes as far beyond the minimum as it
+came from, where noise is wider than its scale says, as magnitudes without noise let it be, and longer ones diverge.
+Noise of ordinary tails has 0.6 and more."""
 
 SETTLED = 0.02
 """Largest change of the logarithm of a survey's variance in a pass that counts as quiet."""
@@ -287,13 +291,14 @@ class _ScoringStep:
     A measurement pulls with its expected weight w and resists with the information, a share of w: the normal equations
     of weights ``information * w`` and of magnitudes moved on by ``(1 / information - 1)`` of the last residuals. It
     rests where reweighting does; its inverse is the variance of the estimate, where that of the weights is too small.
+    The information counts as `LEAST_INFORMATION` where it is less: a step is one over it as long as the weights' own.
     """
 
     def __init__(
         self, design: Design, m: Array, w: NDArray[np.floating], residual: NDArray[np.floating],
         information: Array, prior: Prior, topology: Topology,
     ) -> None:  # fmt: skip
-        self.information = information
+        self.information = information = np.maximum(information, LEAST_INFORMATION)
         node = design.graph.exposure
         self.moved: NDArray[np.floating] = _times(residual, node, 1.0 / information - 1.0, np.empty_like(residual))
         _times(w, node, information, w)

@@ -10,7 +10,7 @@ import polars as pl
 
 from calib.tables.canonical_out import checked
 from calib.tables.errors import InputError, count
-from calib.tables.schema import COLUMNS, Kind
+from calib.tables.schema import COLUMNS, Kind, column_meta
 
 
 def to_qtable(frame: pl.DataFrame, kind: Kind, meta: Mapping[str, Any] | None = None) -> Any:
@@ -23,7 +23,7 @@ def to_qtable(frame: pl.DataFrame, kind: Kind, meta: Mapping[str, Any] | None = 
     kind : str
         ``zeropoints``, ``stars``, ``measurements`` or ``terms``.
     meta : mapping, optional
-        The table's metadata.
+        The table's metadata; of `calib.tables.schema.TOLD`, columns have it too.
 
     Returns
     -------
@@ -53,8 +53,8 @@ def to_qtable(frame: pl.DataFrame, kind: Kind, meta: Mapping[str, Any] | None = 
         table[series.name] = made
         info = table[series.name].info
         info.description = column.description
-        if column.ucd:
-            info.meta = {"ucd": column.ucd}
+        if told := column_meta(column, meta):
+            info.meta = told
     return table
 
 

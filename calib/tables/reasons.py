@@ -46,6 +46,11 @@ _ROWS = (
         "The row lies elsewhere on the sky than its star's other rows, by more than 5 arcsec and 20 times what is "
         "usual, or so in the focal plane of several detectors: kept out, still calibrated.",
     ),
+    (
+        "isolated",
+        "The row's exposure shares no star with any other and holds no reference star, which the solve finds: it has "
+        "no zero-point.",
+    ),
 )
 
 UNUSED_REASONS: tuple[Reason, ...] = tuple(Reason(i, name, text) for i, (name, text) in enumerate(_ROWS))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from calib.tables.columns import CONDITION_COLUMNS, MEASUREMENT_COLUMNS
 from calib.tables.reasons import reasons_markdown
@@ -65,7 +66,7 @@ _ZEROPOINTS = (
         "stat.error;phot.mag;arith.zp",
         True,
     ),
-    OutputColumn("mjd", "float64", "d", "Modified Julian Date, in the scale of the input.", "time.epoch"),
+    OutputColumn("mjd", "float64", "d", "Modified Julian Date, in the scale of the input: time_scale.", "time.epoch"),
     OutputColumn("airmass", "float64", "", "Airmass.", "obs.airMass"),
     OutputColumn("seeing", "float64", "arcsec", "Full width at half maximum of a star's image.", "instr.obsty.seeing"),
     OutputColumn("sky", "float64", "mag / arcsec2", "Sky brightness.", "phot.mag.sb;instr.skyLevel"),
@@ -201,6 +202,24 @@ COLUMNS: dict[Kind, dict[str, OutputColumn]] = {
 }
 """Columns of each kind of table, in the order in which they are written."""
 
+TOLD = {"time_scale": "time.epoch", "magnitude_system": "phot.mag"}
+"""What a table's metadata may say of a solution's scales, and the first word of the UCD of columns that are on it."""
+
+
+def column_meta(column: OutputColumn, meta: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Return what is told of a column beside its unit and description.
+
+    Parameters
+    ----------
+    column : OutputColumn
+    meta : mapping, optional
+        The table's metadata: what it says of `TOLD`, times and magnitudes say too.
+    """
+    kind = column.ucd.split(";")[0]
+    told = {name: str(meta[name]) for name, of in TOLD.items() if meta and name in meta and of == kind}
+    return ({"ucd": column.ucd} if column.ucd else {}) | told
+
+
 _TITLES = {
     "zeropoints": "zeropoints.ecsv, zeropoints.parquet: one row per exposure, band (and detector)",
     "stars": "stars.parquet: one row per star and band",
@@ -216,6 +235,12 @@ def columns_markdown() -> str:
         out += [f"## {title}", "", "| column | unit | meaning |", "|---|---|---|"]
         out += [f"| {c.name} | {c.unit} | {c.description} |" for c in inputs.values()] + [""]
     out += ["## Why a row is not used", "", reasons_markdown(), ""]
+    out += [
+        "## Scales", "",
+        "Where the input says them, the metadata of every table of a solution, and of its columns that hold a time or "
+        "a magnitude, have `time_scale` (as astropy has it) and `magnitude_system` (AB or instrumental; that of the "
+        "reference stars where there are any).", "",
+    ]  # fmt: skip
     for kind, columns in COLUMNS.items():
         out += [
             f"## {_TITLES[kind]}",

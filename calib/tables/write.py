@@ -13,7 +13,7 @@ import polars as pl
 
 from calib.tables.canonical_out import checked
 from calib.tables.measurements import Measurements
-from calib.tables.schema import COLUMNS, Kind
+from calib.tables.schema import COLUMNS, Kind, column_meta
 
 ROW_GROUP = 1 << 20
 """Rows of a row group of measurements.parquet, at most."""
@@ -152,7 +152,7 @@ def _arrow_schema(frame: pl.DataFrame, kind: Kind, meta: Mapping[str, Any] | Non
     whole = {"table_meta_yaml": astropy_yaml(frame, kind, meta)}
     for series in frame:
         column = COLUMNS[kind][series.name]
-        notes = {"unit": column.unit, "description": column.description, "ucd": column.ucd}
+        notes = {"unit": column.unit, "description": column.description} | column_meta(column, meta)
         fields.append(
             pa.field(
                 series.name,

@@ -7,12 +7,13 @@ import polars as pl
 import pytest
 
 from calib.config import Config
+from calib.model.noise import NoiseModel, weigh
 from calib.model.problem import Problem
-from calib.model.tails import CONTAMINATIONS
+from calib.model.tails import CONTAMINATIONS, Tails
 from calib.simulate import PRESETS, simulate
 from calib.solve.methods import solve_robust, solve_wls
-from calib.solve.normal import Topology
-from calib.solve.robust import absolute_start, stated_spread
+from calib.solve.normal import NormalEquations, Prior, Topology
+from calib.solve.robust import _ScoringStep, absolute_start, stated_spread
 from calib.solve.select import design_of
 from calib.tables import read_measurements
 
@@ -100,6 +101,30 @@ def test_exposures_mostly_of_other_stars_are_where_the_rest_lie(survey, problem_
     assert told[[3, 11]] == pytest.approx(share, abs=0.15)
     assert np.count_nonzero(told) == 2
     assert np.sqrt(solved.fit.noise.excess.max()) < 0.02
+
+
+@pytest.mark.parametrize("level", [6, 12])
+def test_steps_come_nearer_where_noise_is_wider_than_its_scale(survey, problem_of, level):
+    """Tails of magnitudes without noise: a few measurements that fit exactly, and all others in a wide normal."""
+    problem = problem_of(survey(seed=21, n_exposures=8)[0])
+    design = design_of(problem, 0)
+    topology, prior = Topology(design), Prior.none(design)
+    graph = problem.graph
+    noise = NoiseModel.start(problem.band, np.ones(1), floor=0.0)
+    noise.excess[:], noise.level[:] = 0.0, level
+    noise.tails = Tails(np.array([0.195, 0.004, 0.001, 0.79998, 1e-5, 1e-5]))
+    err = problem.err * np.float32(0.05)
+    m = problem.m + np.where(graph.exposure == 3, 0.3, 0.0)
+    found = NormalEquations(design, problem.m, 1.0 / problem.err.astype(float) ** 2, prior, topology).estimate()
+    residual = found.residual + np.where(graph.exposure == 3, 0.3, 0.0)
+    off = []
+    for _ in range(12):
+        w = weigh(noise, graph.star_ptr, graph.exposure, err, residual**2).w
+        estimate = _ScoringStep(design, m, w, residual, noise.information, prior, topology).estimate()
+        residual = estimate.residual
+        off.append(abs(np.mean(residual[graph.exposure == 3])))
+    assert off[-1] < 0.02
+    assert max(off) < 0.3
 
 
 def add_group(frame, seed=0, n=5, offset=1.8):

@@ -112,6 +112,25 @@ def test_parquet_is_read_right_by_polars_arrow_and_astropy(tmp_path, monkeypatch
     assert read_any(path).equals(frame)
 
 
+def test_scales_are_told_of_times_and_magnitudes(tmp_path, monkeypatch):
+    frame = zeropoints().with_columns(mjd=pl.lit(60000.0), sky=pl.lit(21.0), limiting_mag=pl.lit(22.0))
+    meta = {"version": "1", "time_scale": "tai", "magnitude_system": "AB"}
+    on = {"mjd": {"time_scale": "tai"}} | dict.fromkeys(("zeropoint", "limiting_mag"), {"magnitude_system": "AB"})
+    monkeypatch.setattr("astropy.io.misc.parquet.HAS_PANDAS", True)  # it asks for pandas and does not use it
+    for name in ("z.ecsv", "z.parquet"):
+        write_table(frame, tmp_path / name, "zeropoints", meta)
+        q = QTable.read(tmp_path / name)
+        assert q.meta == meta
+        told = {c: {k: v for k, v in (q[c].info.meta or {}).items() if k != "ucd"} for c in q.colnames}
+        assert {c: t for c, t in told.items() if t} == on
+    schema = pq.read_schema(tmp_path / "z.parquet")
+    told = {f.name: {k: v for k, v in f.metadata.items() if k in (b"time_scale", b"magnitude_system")} for f in schema}
+    wanted = {c: {k.encode(): v.encode() for k, v in t.items()} for c, t in on.items()}
+    assert {c: t for c, t in told.items() if t} == wanted
+    write_table(frame, tmp_path / "z.ecsv", "zeropoints", {"magnitude_system": "AB"})
+    assert "time_scale" not in QTable.read(tmp_path / "z.ecsv")["mjd"].info.meta
+
+
 def test_the_registry_is_held_to():
     good = zeropoints()
     for bad, text in (
