@@ -226,9 +226,8 @@ class Solution:
         from calib.apply import apply_frames
         from calib.tables.astropy_out import to_qtable
 
-        return to_qtable(
-            pl.concat(list(apply_frames(self, more, columns=columns, exposures=exposures))), "measurements"
-        )
+        frames = list(apply_frames(self, more, columns=columns, exposures=exposures))
+        return to_qtable(pl.concat(frames), "measurements", self.scales)
 
 
 def _frame(rows: NamedRows, values: PerMeasurement) -> pl.DataFrame:
