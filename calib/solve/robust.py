@@ -36,8 +36,8 @@ too, and with whole steps a few measurements and exposures run in circles for ev
 HALF = 0.5
 """Share of the way that they go from there on."""
 LEAST_INFORMATION = 0.55
-"""In a scoring step, over that of a normal. A step of twice the weights' own length goes as far beyond the minimum as it
-came from where noise is wider than its scale says, as magnitudes without noise let it be, and longer ones diverge.
+"""In a scoring step, over that of a normal. A step twice as long as the weights' own goes as far beyond the minimum as
+it came from where noise is wider than its scale says, as magnitudes without noise let it be, and longer ones diverge.
 Noise of ordinary tails has 0.6 and more."""
 
 SETTLED = 0.02
