@@ -325,14 +325,14 @@ def test_detectors_with_zeropoints_of_their_own_have_levels_of_their_own():
     detector = pl.col("detector").cast(pl.String).rank("dense") - 1.0
     moved = plain.with_columns(mag=pl.col("mag") + 0.1 * detector)
     config = Config(method="robust", score=False, zeropoint_per="detector")
-    before, after = (
-        calibrate(f, exposures=made.exposures, config=config).frames["zeropoints"].sort("exposure_id", "detector")
-        for f in (plain, moved)
-    )
+    solved = [calibrate(f, exposures=made.exposures, config=config) for f in (plain, moved)]
+    before, after = (s.frames["zeropoints"].sort("exposure_id", "detector") for s in solved)
     step = -0.1 * before.select(detector).to_series().to_numpy()
     change = (after["zeropoint"] - before["zeropoint"]).to_numpy()
     np.testing.assert_allclose(change, step - step.mean(), rtol=0, atol=1e-4)
     np.testing.assert_allclose(after["zeropoint_err"], before["zeropoint_err"], rtol=0.02)
+    extinction = solved[1].frames["terms"].filter(pl.col("name") == "extinction")
+    assert set(extinction["detector"]) == set(after["detector"].cast(pl.String))
 
 
 def test_the_gauge_changes_nothing_measurable():

@@ -89,7 +89,12 @@ def test_nodes_of_detectors(names):
     for c in columns:
         assert p.nodes[c].cast(pl.String)[p.node_code].to_list() == frame[c].cast(pl.String).to_list()
     assert len(p.field.low) == 3
+    channels = p.channels
+    named = [(p.bands[b], name) for b, name in zip(channels.band, channels.detector, strict=True)]
+    assert [named[c] for c in channels.of_node] == p.nodes.select("band", pl.col("detector").cast(pl.String)).rows()
     whole = problem_of(frame)
+    np.testing.assert_array_equal(whole.channels.of_node, whole.band)
+    assert set(whole.channels.detector) == {""}
     assert "detector" not in whole.nodes.columns
     assert whole.nodes.height == frame.n_unique(columns[:2])
 
