@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,10 +245,11 @@ def _notes(solved: pl.DataFrame, components: list[dict[str, Any]]) -> list[str]:
 
 def write_json(comparison: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a comparison as JSON, whole or not at all."""
+    from calib.tables.json_out import to_json
     from calib.tables.write import atomic_path
 
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(comparison, indent=1, default=str) + "\n", encoding="utf-8")
+        temporary.write_text(to_json(comparison), encoding="utf-8")
 
 
 def text(comparison: dict[str, Any]) -> str:

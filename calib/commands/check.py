@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from calib.cli import DONE
 from calib.commands.options import config_of
 from calib.describe import describe
 from calib.tables.errors import count
+from calib.tables.json_out import to_json
 from calib.tables.measurements import read_measurements
 
 SHOWN = 5
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     config = config_of(args)
     measurements = read_measurements(args.inputs, columns=config.columns, exposures=args.exposures)
     found = describe(measurements, config)
-    print(json.dumps(found, indent=1, default=str) if args.json else text(found))
+    print(to_json(found).rstrip() if args.json else text(found))
     return DONE
 
 

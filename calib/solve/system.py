@@ -110,9 +110,12 @@ class System:
     def empty(self) -> NDArray[np.bool_]:
         """(E + H, K), coefficients that neither weight nor prior reaches; they stay zero."""
         own = np.einsum("ekk->ek", self.diagonal)
-        # rounding below zero is nothing too: of the weights' sums, of which nothing else is left where nothing links
-        weight = np.bincount(self.equations.design.graph.exposure, self.equations.w)
-        return np.asarray((own <= 0.0) & (own > -1e-9 * max(own.max(initial=1e-300), weight.max(initial=0.0))))
+        nothing = own <= 0.0
+        if nothing.any():
+            # rounding below zero is nothing too: of the weights' sums, of which no more is left where nothing links
+            weight = np.bincount(self.equations.design.graph.exposure, self.equations.w).max(initial=0.0)
+            nothing &= own > -1e-9 * max(own.max(initial=1e-300), weight)
+        return np.asarray(nothing)
 
     @cached_property
     def group(self) -> NDArray[np.int32]:

@@ -13,7 +13,7 @@ from calib.model.tails import CONTAMINATIONS, Tails
 from calib.simulate import PRESETS, simulate
 from calib.solve.methods import solve_robust, solve_wls
 from calib.solve.normal import NormalEquations, Prior, Topology
-from calib.solve.robust import _ScoringStep, absolute_start, stated_spread
+from calib.solve.robust import LEAST_INFORMATION, _ScoringStep, absolute_start, stated_spread
 from calib.solve.select import design_of
 from calib.tables import read_measurements
 
@@ -125,6 +125,13 @@ def test_steps_come_nearer_where_noise_is_wider_than_its_scale(survey, problem_o
         off.append(abs(np.mean(residual[graph.exposure == 3])))
     assert off[-1] < 0.02
     assert max(off) < 0.3
+
+
+def test_steps_of_ordinary_noise_are_as_long_as_its_information_says():
+    few, many = (0.95, 0.04, 8e-3, 1.5e-3, 3e-4, 2e-4), (0.8, 0.12, 0.05, 0.02, 8e-3, 2e-3)
+    ordinary = [Tails(np.array(shares)) for shares in (few, many)]
+    information = [tails.contaminated(share).information for tails in ordinary for share in CONTAMINATIONS]
+    assert min(information) > 0.6 > LEAST_INFORMATION
 
 
 def add_group(frame, seed=0, n=5, offset=1.8):

@@ -64,10 +64,12 @@ def open_partitioned(inputs: Any) -> list[Source]:
 def _files(item: str | Path) -> list[Path]:
     path = Path(item).expanduser()
     if path.is_dir():
-        solved = {p.parent for p in path.rglob("run.json") if (p.parent / "zeropoints.parquet").is_file()} - {path}
+        below = list(path.rglob("*"))
+        zeropoints = {p.parent for p in below if p.name == "zeropoints.parquet"}
+        solved = zeropoints.intersection(p.parent for p in below if p.name == "run.json") - {path}
         found = sorted(
             p
-            for p in path.rglob("*")
+            for p in below
             if p.suffix in {".parquet", ".parq", ".pq"}
             and p.is_file()
             and not any(part.startswith((".", "_")) for part in p.relative_to(path).parts)
