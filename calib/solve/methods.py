@@ -20,6 +20,7 @@ from calib.solve.robust import RobustFit, absolute_start, fit, stated_spread
 from calib.solve.select import Trial, border_of, design_of, instrument_of, robust_fit
 from calib.solve.split import Half
 from calib.solve.terms import Terms
+from calib.solve.unchecked import unchecked_variance
 
 Array = NDArray[np.float64]
 Progress = Callable[[str, int, float], None]
@@ -46,8 +47,8 @@ class Solved:
     trials
         Local terms tried.
     beyond
-        (E,), variance of zero-points that the inverse does not hold, mag^2: errors that measurements share, and members
-        of an ensemble that disagree.
+        (E,), variance of zero-points that the inverse does not hold, mag^2: errors that measurements share, tails of
+        those that nothing checks, and members of an ensemble that disagree.
     outlier
         (n,), probability of every measurement to be an outlier, where the method has its own.
     """
@@ -143,6 +144,7 @@ def stated(found: RobustFit, trials: list[Trial], err: NDArray[np.floating], see
             # few exposures say little about their own component: lean on the survey
             pooled = (inside.size * np.median(inside) + 20 * ratio) / (inside.size + 20)
             inflation[c] = np.sqrt(max(float(pooled), 1.0))
+    beyond = coherent + unchecked_variance(found, equations, spread)
     if found.design.n_measurements >= LARGE:
         equations.release()
-    return Solved(found, equations, spread, inflation, ratio, trials, coherent)
+    return Solved(found, equations, spread, inflation, ratio, trials, beyond)
