@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-CONFIGURED = frozenset({"method", "device", "columns", "no_adapt", "covariance"})
+CONFIGURED = frozenset({"method", "device", "columns", "no_adapt", "covariance", "match_radius"})
 """Options that a configuration file may set too, and that come before the environment there."""
 _YES, _NO = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
 
