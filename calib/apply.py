@@ -213,6 +213,7 @@ def apply_frames(
     columns: Mapping[str, str] | None = None,
     exposures: Any = None,
     *,
+    preset: str | None = None,
     match_radius: float | None = None,
     applied: Applied | None = None,
 ) -> Iterator[pl.DataFrame]:
@@ -224,8 +225,9 @@ def apply_frames(
         From `calibrate` or `Solution.read`.
     inputs
         As for `calibrate`.
-    columns
-        Canonical to own name; those of the solution's configuration when not given.
+    columns, preset
+        Canonical to own name, and the survey whose names columns have otherwise; those of the solution's configuration
+        when neither is given.
     exposures
         Only for bands, and for exposure times where fluxes are counts; conditions are those of the solution, and so
         are exposure times that no table has.
@@ -250,16 +252,16 @@ def apply_frames(
     apply = Applier(solution)
     applied = Applied() if applied is None else applied
     spare: tuple[str, ...] = ()
-    if columns is None:
-        columns = solution.diagnostics.get("config", {}).get("columns", {})
+    configured = solution.diagnostics.get("config", {})
+    if columns is None and preset is None:
+        columns, preset = configured.get("columns", {}), configured.get("preset", "")
         spare = tuple(CONDITION_COLUMNS)  # conditions are those of the solution: nobody has to give them again
     if solution.diagnostics.get("association"):
-        columns = {"star_id": "", **columns}  # stars have names of our own; those of another table are of others
-    radius = solution.diagnostics.get("config", {}).get("match_radius", MATCH_RADIUS)
-    radius = radius if match_radius is None else match_radius
+        columns = {"star_id": "", **(columns or {})}  # stars have names of our own: theirs are of others
+    radius = configured.get("match_radius", MATCH_RADIUS) if match_radius is None else match_radius
     batches = iter_measurements(
         inputs, columns=columns, exposures=exposures, spare=spare, exptime=apply.exptime, text_ids=apply.text_ids,
-        stars=lambda label: apply.finder(label, radius),
+        stars=lambda label: apply.finder(label, radius), preset=preset or "",
     )
     for measurements in batches:
         frame, node = apply(measurements)
@@ -282,6 +284,7 @@ def apply_stream(
     columns: Mapping[str, str] | None = None,
     exposures: Any = None,
     *,
+    preset: str | None = None,
     match_radius: float | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Applied:
@@ -289,7 +292,7 @@ def apply_stream(
 
     Parameters
     ----------
-    solution, inputs, columns, exposures, match_radius
+    solution, inputs, columns, exposures, preset, match_radius
         As for `apply_frames`.
     out
         Ends in .parquet or .csv, which are streamed, or .fits or .ecsv, for which the whole table is held in memory.
@@ -305,7 +308,7 @@ def apply_stream(
     applied = Applied()
 
     def frames() -> Iterator[pl.DataFrame]:
-        options: dict[str, Any] = {"match_radius": match_radius, "applied": applied}
+        options: dict[str, Any] = {"preset": preset, "match_radius": match_radius, "applied": applied}
         for frame in apply_frames(solution, inputs, columns, exposures, **options):
             yield frame
             if progress is not None:

@@ -181,6 +181,11 @@ def _tables(command: Parser) -> None:
         help="the column called A here is B in the table; A= leaves it out",
     )
     command.add_argument(
+        "--preset",
+        choices=("ztf", "lsst", "des", "ps1", "gaia"),
+        help="columns have the names of this survey's table, but for those in --columns",
+    )
+    command.add_argument(
         "--match-radius",
         metavar="R",
         type=float,

@@ -11,6 +11,8 @@ from typing import Any, Literal
 METHODS = ("auto", "learned", "robust", "wls")
 DEVICES = ("auto", "cpu", "cuda")
 TERMS = ("auto", "on", "off")
+SURVEYS = ("ztf", "lsst", "des", "ps1", "gaia")
+"""Surveys whose tables' columns are known (`calib.tables.presets`)."""
 MOST_SEED = 2**63 - 1
 FLAT_GRADIENT = 2e-3
 """mag; a judgement, between cameras that star flats have levelled and those that nobody has (docs/accuracy.md)."""
@@ -82,6 +84,8 @@ class Config:
     match_radius
         How far measurements may lie from their star's place where that tells it, and reference stars from theirs,
         arcsec.
+    preset
+        The survey whose names columns have, where ``columns`` does not say otherwise; empty for none.
     columns
         Canonical names to the table's own.
     """
@@ -104,6 +108,7 @@ class Config:
     tolerance: float = 0.02
     seed: int = 20240229
     match_radius: float = MATCH_RADIUS
+    preset: Literal["", "ztf", "lsst", "des", "ps1", "gaia"] = ""
     columns: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -116,11 +121,12 @@ class Config:
             "magnitude_term": ("auto", "off", "background", "slope", "nonlinearity"),
             "instrument": ("auto", "off", "offset", "color"),
             "extinction": TERMS,
+            "preset": ("", *SURVEYS),
         }
         for name, allowed in choices.items():
             value = getattr(self, name)
             if value not in allowed:
-                raise ConfigError(f"{name} is {value!r}; it is one of {', '.join(allowed)}")
+                raise ConfigError(f"{name} is {value!r}; it is one of {', '.join(filter(None, allowed))}")
         for name in ("score", "adapt", "covariance"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it is true or false")

@@ -92,8 +92,9 @@ def calibrate(
     text = frozenset() if references is None else references.text_ids
     if not isinstance(measurements, Measurements):
         measurements = read_measurements(
-            measurements, columns=config.columns, exposures=exposures, text_ids=text, match_radius=config.match_radius
-        )
+            measurements, columns=config.columns, exposures=exposures, text_ids=text,
+            match_radius=config.match_radius, preset=config.preset,
+        )  # fmt: skip
     if references is not None and measurements.by_position and not references.by_position:
         references = read_reference(reference, by_position=True)
     elif references is not None and not references.by_position and "star_id" in measurements.text_ids - text:

@@ -220,7 +220,7 @@ class Solution:
 
     def apply(
         self, more: Any, *, columns: dict[str, str] | None = None, exposures: Any = None,
-        match_radius: float | None = None,
+        preset: str | None = None, match_radius: float | None = None,
     ) -> Any:  # fmt: skip
         """Calibrate more measurements of solved exposures: an astropy QTable in the order of the input.
 
@@ -229,7 +229,7 @@ class Solution:
         from calib.apply import apply_frames
         from calib.tables.astropy_out import to_qtable
 
-        frames = list(apply_frames(self, more, columns, exposures, match_radius=match_radius))
+        frames = list(apply_frames(self, more, columns, exposures, preset=preset, match_radius=match_radius))
         return to_qtable(pl.concat(frames), "measurements", self.scales)
 
 

@@ -284,3 +284,42 @@ def test_references_that_cannot_be_found(table: pl.DataFrame, reference: pl.Data
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "r.csv: no column star_id" in err
     assert not (tmp_path / "o").exists()
+
+
+def test_a_preset_through_every_command(table: pl.DataFrame, calib, monkeypatch, tmp_path: Path) -> None:
+    """Rubin's names: exposures in a table of their own, stars by position, and what --columns says first."""
+    one = table.filter(pl.col("band") == "g")
+    flux = 10 ** (0.4 * (31.4 - 25.0 - one["mag"]))
+    theirs = one.select(
+        visit="exposure_id", band="band", coord_ra="ra", coord_dec="dec", x="x", y="y", sky=pl.lit(-1.0),
+        psfFlux=flux, psfFluxErr=flux * one["mag_err"] * 0.92103, psfFlux_flag=pl.lit(False),
+    )  # fmt: skip
+    theirs.write_parquet(tmp_path / "s.parquet")
+    (tmp_path / "c.toml").write_text('method = "wls"\nscore = false\nextinction = "off"\npreset = "lsst"\n')
+    status, out, err = calib("solve", tmp_path / "s.parquet", "--out", tmp_path / "o", "--config", tmp_path / "c.toml")
+    assert status == 0, err
+    run = json.loads((tmp_path / "o" / "run.json").read_text())
+    assert run["config"]["preset"] == "lsst"
+    assert run["inputs"][0]["columns"]["flux"] == "psfFlux"
+    assert run["scales"]["magnitude_system"] == "AB"
+    assert run["association"]["n_stars"] == pytest.approx(one["star_id"].n_unique(), abs=3)
+    for preset in ([], ["--preset", "lsst"]):
+        status, out, err = calib(
+            "apply", tmp_path / "o", tmp_path / "s.parquet", "--out", tmp_path / "a.parquet", *preset
+        )
+        assert status == 0, err
+        assert pl.read_parquet(tmp_path / "a.parquet")["residual"].is_finite().mean() > 0.99
+    monkeypatch.setenv("CALIB_PRESET", "lsst")
+    assert calib("check", tmp_path / "s.parquet")[0] == 0
+    status, out, err = calib("check", tmp_path / "s.parquet", "--preset", "ztf")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "preset ztf" in err
+    status, _, err = calib("check", tmp_path / "s.parquet", "--columns", "flux=none")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "none" in err
+    monkeypatch.setenv("CALIB_PRESET", "demo")  # one of calib simulate's
+    status, out, err = calib("check", tmp_path / "s.parquet")
+    assert (status, out) == (2, "")
+    assert "CALIB_PRESET is 'demo'; it is one of ztf, lsst, des, ps1, gaia" in err
+    assert calib("simulate", "--out", tmp_path / "sim", "--exposures", "4", "--quiet")[0] == 0
+    assert calib("check", tmp_path / "s.parquet", "--preset", "sdss")[0] == 2

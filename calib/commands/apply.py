@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     with progress(args.quiet) as shown:
         applied = apply_stream(
             solution, args.inputs, args.out, given["columns"] or None, args.exposures,
-            match_radius=given.get("match_radius"),
+            preset=given.get("preset"), match_radius=given.get("match_radius"),
             progress=lambda rows: shown.say(f"{rows:,} rows"),
         )  # fmt: skip
     if args.quiet:

@@ -20,8 +20,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the description."""
     config = config_of(args)
     measurements = read_measurements(
-        args.inputs, columns=config.columns, exposures=args.exposures, match_radius=config.match_radius
-    )
+        args.inputs, columns=config.columns, exposures=args.exposures, match_radius=config.match_radius,
+        preset=config.preset,
+    )  # fmt: skip
     found = describe(measurements, config)
     print(to_json(found).rstrip() if args.json else text(found))
     return DONE

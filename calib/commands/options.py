@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.commands.environment import switch, variable
-from calib.config import DEVICES, METHODS, Config, ConfigError
+from calib.config import DEVICES, METHODS, SURVEYS, Config, ConfigError
 from calib.tables.errors import InputError
 
 SWITCHES = {"no_adapt": ("adapt", False), "covariance": ("covariance", True)}
@@ -58,7 +58,7 @@ def given_of(args: argparse.Namespace) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     columns = parse_columns([variable("columns") or ""], "CALIB_COLUMNS")
-    for name, allowed in (("method", METHODS), ("device", DEVICES)):
+    for name, allowed in (("method", METHODS), ("device", DEVICES), ("preset", SURVEYS)):
         value = variable(name)
         if value is not None:
             if value not in allowed:
@@ -74,7 +74,7 @@ def given_of(args: argparse.Namespace) -> dict[str, Any]:
         given = _from_file(args.config)
         columns |= given.pop("columns", {})
         values |= given
-    for name in ("method", "device", "match_radius"):
+    for name in ("method", "device", "match_radius", "preset"):
         if getattr(args, name, None) is not None:
             values[name] = getattr(args, name)
     values |= {name: on for option, (name, on) in SWITCHES.items() if getattr(args, option, False)}

@@ -20,6 +20,7 @@ from calib.tables.exposures import CONDITIONS, ExposureGatherer, ExposureTable, 
 from calib.tables.gather import Gatherer
 from calib.tables.ids import names_of_text, read_ids_alike
 from calib.tables.misplaced import mark_misplaced
+from calib.tables.presets import PRESETS, mapping_of
 from calib.tables.reasons import count_reasons
 from calib.tables.sources import CHUNK_ROWS, Source, open_partitioned
 from calib.tables.star_finder import StarFinder
@@ -112,6 +113,7 @@ def read_measurements(
     exposures: Any = None,
     text_ids: Iterable[str] = (),
     match_radius: float = MATCH_RADIUS,
+    preset: str = "",
 ) -> Measurements:
     """Read measurements and their exposures; a table without star_id has its stars told by ra and dec.
 
@@ -130,6 +132,8 @@ def read_measurements(
         Which ids are text in a table that these are to be matched with: CSV files give theirs as text then.
     match_radius : float
         How far rows may lie from their star's place, where they are told by it, arcsec (`calib.tables.association`).
+    preset : str
+        The survey whose names columns have where `columns` does not say otherwise (`calib.tables.presets`).
 
     Raises
     ------
@@ -137,7 +141,7 @@ def read_measurements(
         The table cannot be used as it is; one line says why and what to do.
     """
     mapping = check_mapping(columns)
-    sources, table, converters = _open(inputs, mapping, exposures, text_ids)
+    sources, table, converters = _open(inputs, mapping, exposures, text_ids, preset=preset)
     gatherer, exposure_gatherer = Gatherer(sum(s.rows or 0 for s in sources)), ExposureGatherer()
     records, warnings = [], [] if table is None else list(table.warnings)
     for source, converter in zip(sources, converters, strict=True):
@@ -191,6 +195,7 @@ def iter_measurements(
     batch_rows: int = CHUNK_ROWS,
     text_ids: Iterable[str] = (),
     stars: Callable[[str], StarFinder] | None = None,
+    preset: str = "",
 ) -> Iterator[Measurements]:
     """Read measurements batch by batch, in input order, in memory that does not grow with the input.
 
@@ -214,6 +219,8 @@ def iter_measurements(
     stars : callable, optional
         Gives the known stars among which those of a table without star_id are found by position; it is called with
         what messages call the table. Without it such a table is refused: stars are made only of all rows together.
+    preset
+        As for `read_measurements`.
 
     Raises
     ------
@@ -221,7 +228,7 @@ def iter_measurements(
         As for `read_measurements`; for a fault in the values when its batch is reached.
     """
     mapping = check_mapping(columns)
-    sources, table, converters = _open(inputs, mapping, exposures, text_ids, spare, exptime)
+    sources, table, converters = _open(inputs, mapping, exposures, text_ids, spare, exptime, preset)
     finder = None
     if converters[0].by_position:
         if stars is None:
@@ -269,17 +276,20 @@ def iter_measurements(
 
 def _open(
     inputs: Any, mapping: Mapping[str, str], exposures: Any, text_ids: Iterable[str], spare: Collection[str] = (),
-    exptime: Exptime | None = None,
+    exptime: Exptime | None = None, preset: str = "",
 ) -> tuple[list[Source], ExposureTable | None, list[Converter]]:  # fmt: skip
     """The tables, made ready to be read."""
     sources = open_partitioned(inputs)
+    explicit, mapping = mapping, mapping_of(preset, sources, mapping)
+    if preset:
+        PRESETS[preset].check(sources[0], mapping, explicit)
     text = read_ids_alike(sources, mapping, text_ids)
     table = None
     if exposures is not None:
-        table = load_exposures(exposures, mapping, text)
+        table = load_exposures(exposures, explicit, text, preset)
         if table.frame["exposure_id"].dtype == pl.String:
             read_ids_alike(sources, mapping, {*text, "exposure_id"})
-    _check_conditions({name: own for name, own in mapping.items() if name not in spare}, sources, table)
+    _check_conditions({name: own for name, own in explicit.items() if name not in spare}, sources, table)
     return sources, table, _converters(sources, mapping, table, exptime)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from calib.tables.columns import CONDITION_COLUMNS, MEASUREMENT_COLUMNS
+from calib.tables.presets import presets_markdown
 from calib.tables.reasons import reasons_markdown
 
 Kind = Literal["zeropoints", "stars", "measurements", "terms"]
@@ -252,6 +253,11 @@ def columns_markdown() -> str:
         "Where the input says them, the metadata of every table of a solution, and of its columns that hold a time or "
         "a magnitude, have `time_scale` (as astropy has it) and `magnitude_system` (AB or instrumental; that of the "
         "reference stars where there are any).", "",
+    ]  # fmt: skip
+    out += [
+        "## Presets", "",
+        "What `--preset` takes a survey's columns to be, where `--columns` does not say otherwise.", "",
+        presets_markdown(),
     ]  # fmt: skip
     for kind, columns in COLUMNS.items():
         out += [
