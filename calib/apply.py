@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from calib.config import MATCH_RADIUS
 from calib.model.calibrator import Calibrator
 from calib.solution import Solution
 from calib.tables.columns import CONDITION_COLUMNS
@@ -24,6 +25,7 @@ from calib.tables.convert import Exptime
 from calib.tables.errors import InputError, count
 from calib.tables.ids import names_of_text
 from calib.tables.measurements import UNSTATED, Measurements, iter_measurements, system_in_words
+from calib.tables.star_finder import StarFinder
 from calib.tables.write import ParquetSink, atomic_path
 
 FORMATS = (".parquet", ".csv", ".fits", ".ecsv")
@@ -90,6 +92,8 @@ class Applier:
         self._stars = stars.select(
             "star_id", "band", pl.col("mag").alias("_mag"), response.fill_null(0.0).fill_nan(0.0).alias("_response")
         )
+        self._places = stars.select("star_id", "ra", "dec") if {"ra", "dec"} <= set(stars.columns) else None
+        self._responds = "seeing_response" in stars.columns
         self.needs = _needed(self.calibrator)
         self.text_ids = names_of_text(self._nodes, self._stars)
         said = model.get("magnitudes")
@@ -111,6 +115,26 @@ class Applier:
         found = keys.select(on).join(known, on=on, how="left", maintain_order="left")
         return found["exptime"].fill_null(np.nan).to_numpy()
 
+    def finder(self, label: str, match_radius: float) -> StarFinder:
+        """Return what finds stars of the solution by position.
+
+        Where stars have no position none is found, which rows bear if no term is a star's own.
+
+        Raises
+        ------
+        InputError
+            Stars have no position, and answer to seeing.
+        """
+        if self._places is not None:
+            return StarFinder(self._places, match_radius)
+        if self._responds:
+            raise InputError(
+                f"{label}: no column star_id, and stars of the solution, which answer to seeing each in its own way, "
+                "have no ra and dec; map one with --columns star_id=THEIR_NAME"
+            )
+        nowhere = pl.DataFrame(schema={"star_id": self._stars["star_id"].dtype, "ra": pl.Float64, "dec": pl.Float64})
+        return StarFinder(nowhere, match_radius)
+
     def __call__(self, measurements: Measurements) -> tuple[pl.DataFrame, NDArray[np.int32]]:
         """Calibrate rows: their keys, calibrated_mag, calibrated_mag_err, residual; and the node of each, -1 for none.
 
@@ -124,7 +148,9 @@ class Applier:
                     f"{_label(measurements)}: no column {name}, which the terms of this solution need; "
                     f"map one with --columns {name}=THEIR_NAME"
                 )
-        keys = frame.select(pl.col(c).cast(pl.String) if frame[c].dtype == pl.Enum else c for c in _KEYS if c in frame)
+        told = ("ra", "dec") if measurements.by_position else ()
+        names = [c for c in (*_KEYS, *told) if c in frame]
+        keys = frame.select(pl.col(c).cast(pl.String) if frame[c].dtype == pl.Enum else c for c in names)
         keys, node = self._find_nodes(keys, measurements)
         _same_type(keys, self._stars, "star_id", measurements)
         found = keys.select("star_id", "band").join(
@@ -135,7 +161,7 @@ class Applier:
         residual = mag - found["_mag"].fill_null(np.nan).to_numpy()
         # the same for every batch: by what the tables and the solution have, not by what its rows hold
         known = {"star_id", "exposure_id"} | ({"band"} if self._has_bands else set())
-        shown = [c for c in _KEYS if c in known or measurements.has(c)]
+        shown = [c for c in _KEYS if c in known or measurements.has(c)] + list(told)
         return keys.select(shown).with_columns(
             pl.Series("calibrated_mag", mag),
             pl.Series("calibrated_mag_err", err.astype(np.float32)),
@@ -187,6 +213,8 @@ def apply_frames(
     columns: Mapping[str, str] | None = None,
     exposures: Any = None,
     *,
+    preset: str | None = None,
+    match_radius: float | None = None,
     applied: Applied | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Calibrate measurements of solved exposures, a batch at a time, in input order.
@@ -197,18 +225,23 @@ def apply_frames(
         From `calibrate` or `Solution.read`.
     inputs
         As for `calibrate`.
-    columns
-        Canonical to own name; those of the solution's configuration when not given.
+    columns, preset
+        Canonical to own name, and the survey whose names columns have otherwise; those of the solution's configuration
+        when neither is given.
     exposures
         Only for bands, and for exposure times where fluxes are counts; conditions are those of the solution, and so
         are exposure times that no table has.
+    match_radius
+        How far rows without star_id may lie from the star of the solution that they are taken to be of, arcsec; that of
+        the solution's configuration when not given.
     applied
         Counts, kept up to date.
 
     Yields
     ------
     polars.DataFrame
-        star_id, exposure_id, band and detector where known, calibrated_mag, calibrated_mag_err, residual. NaN where the
+        star_id (null where no star of the solution lies within the match radius), exposure_id, band and detector where
+        known, ra and dec where stars are told by them, calibrated_mag, calibrated_mag_err, residual. NaN where the
         exposure has no zero-point or the row no magnitude.
 
     Raises
@@ -219,11 +252,16 @@ def apply_frames(
     apply = Applier(solution)
     applied = Applied() if applied is None else applied
     spare: tuple[str, ...] = ()
-    if columns is None:
-        columns = solution.diagnostics.get("config", {}).get("columns", {})
+    configured = solution.diagnostics.get("config", {})
+    if columns is None and preset is None:
+        columns, preset = configured.get("columns", {}), configured.get("preset", "")
         spare = tuple(CONDITION_COLUMNS)  # conditions are those of the solution: nobody has to give them again
+    if solution.diagnostics.get("association"):
+        columns = {"star_id": "", **(columns or {})}  # stars have names of our own: theirs are of others
+    radius = configured.get("match_radius", MATCH_RADIUS) if match_radius is None else match_radius
     batches = iter_measurements(
-        inputs, columns=columns, exposures=exposures, spare=spare, exptime=apply.exptime, text_ids=apply.text_ids
+        inputs, columns=columns, exposures=exposures, spare=spare, exptime=apply.exptime, text_ids=apply.text_ids,
+        stars=lambda label: apply.finder(label, radius), preset=preset or "",
     )
     for measurements in batches:
         frame, node = apply(measurements)
@@ -246,13 +284,15 @@ def apply_stream(
     columns: Mapping[str, str] | None = None,
     exposures: Any = None,
     *,
+    preset: str | None = None,
+    match_radius: float | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Applied:
     """Calibrate measurements of solved exposures into a file, which appears whole or not at all.
 
     Parameters
     ----------
-    solution, inputs, columns, exposures
+    solution, inputs, columns, exposures, preset, match_radius
         As for `apply_frames`.
     out
         Ends in .parquet or .csv, which are streamed, or .fits or .ecsv, for which the whole table is held in memory.
@@ -268,7 +308,8 @@ def apply_stream(
     applied = Applied()
 
     def frames() -> Iterator[pl.DataFrame]:
-        for frame in apply_frames(solution, inputs, columns, exposures, applied=applied):
+        options: dict[str, Any] = {"preset": preset, "match_radius": match_radius, "applied": applied}
+        for frame in apply_frames(solution, inputs, columns, exposures, **options):
             yield frame
             if progress is not None:
                 progress(applied.rows)

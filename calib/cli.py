@@ -49,7 +49,7 @@ def parser() -> Parser:
     _inputs(solve)
     solve.add_argument("--out", metavar="DIR", required=True, help="output folder")
     _tables(solve)
-    solve.add_argument("--reference", metavar="F", help="reference stars: star_id, band, mag, mag_err")
+    solve.add_argument("--reference", metavar="F", help="reference stars: star_id, or ra and dec; band, mag, mag_err")
     solve.add_argument(
         "--method", choices=("auto", "learned", "robust", "wls"), help="auto (default): what held-out stars prefer"
     )
@@ -179,6 +179,17 @@ def _tables(command: Parser) -> None:
         metavar="A=B,...",
         action="append",
         help="the column called A here is B in the table; A= leaves it out",
+    )
+    command.add_argument(
+        "--preset",
+        choices=("ztf", "lsst", "des", "ps1", "gaia"),
+        help="columns have the names of this survey's table, but for those in --columns",
+    )
+    command.add_argument(
+        "--match-radius",
+        metavar="R",
+        type=float,
+        help="stars without star_id are told by position within R arcsec (default: 1)",
     )
     command.add_argument("--config", metavar="F.toml", help="configuration file")
 

@@ -11,9 +11,18 @@ from typing import Any, Literal
 METHODS = ("auto", "learned", "robust", "wls")
 DEVICES = ("auto", "cpu", "cuda")
 TERMS = ("auto", "on", "off")
+SURVEYS = ("ztf", "lsst", "des", "ps1", "gaia")
+"""Surveys whose tables' columns are known (`calib.tables.presets`)."""
 MOST_SEED = 2**63 - 1
 FLAT_GRADIENT = 2e-3
 """mag; a judgement, between cameras that star flats have levelled and those that nobody has (docs/accuracy.md)."""
+
+
+MATCH_RADIUS = 1.0
+"""arcsec: what LSST's FGCM and isolated-star tasks and Pan-STARRS take; detections of ground-based surveys scatter by a
+tenth of it, and neighbours nearer than the seeing are one blend anyhow. SCAMP takes 2, before astrometry is solved."""
+RADII = (0.01, 30.0)
+"""arcsec: match radii for which positions are told well enough, and that are small on the sphere."""
 
 
 class ConfigError(ValueError):
@@ -72,6 +81,11 @@ class Config:
         Largest root mean square change of zero-points in the last pass, in their errors.
     seed
         Of the split of stars into halves and of the bootstrap; at most 2^63 - 1.
+    match_radius
+        How far measurements may lie from their star's place where that tells it, and reference stars from theirs,
+        arcsec.
+    preset
+        The survey whose names columns have, where ``columns`` does not say otherwise; empty for none.
     columns
         Canonical names to the table's own.
     """
@@ -93,6 +107,8 @@ class Config:
     max_passes: int = 60
     tolerance: float = 0.02
     seed: int = 20240229
+    match_radius: float = MATCH_RADIUS
+    preset: Literal["", "ztf", "lsst", "des", "ps1", "gaia"] = ""
     columns: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -105,11 +121,12 @@ class Config:
             "magnitude_term": ("auto", "off", "background", "slope", "nonlinearity"),
             "instrument": ("auto", "off", "offset", "color"),
             "extinction": TERMS,
+            "preset": ("", *SURVEYS),
         }
         for name, allowed in choices.items():
             value = getattr(self, name)
             if value not in allowed:
-                raise ConfigError(f"{name} is {value!r}; it is one of {', '.join(allowed)}")
+                raise ConfigError(f"{name} is {value!r}; it is one of {', '.join(filter(None, allowed))}")
         for name in ("score", "adapt", "covariance"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it is true or false")
@@ -125,6 +142,9 @@ class Config:
             raise ConfigError(f"flat_gradient is {self.flat_gradient!r}; it is in mag, between 0 and 1")
         if not isinstance(self.factor_gb, int | float) or not 0 < self.factor_gb < 1e6:
             raise ConfigError(f"factor_gb is {self.factor_gb!r}; it is in GB, above 0")
+        low, high = RADII
+        if not _is_number(self.match_radius) or not low <= self.match_radius <= high:
+            raise ConfigError(f"match_radius is {self.match_radius!r}; it is in arcsec, from {low:g} to {high:g}")
         object.__setattr__(self, "site", _site(self.site))
         if not isinstance(self.columns, dict) or not all(isinstance(s, str) for kv in self.columns.items() for s in kv):
             raise ConfigError(f'columns is {self.columns!r}; it maps names to names: canonical = "theirs"')
@@ -157,12 +177,16 @@ class Config:
         return dataclasses.asdict(self)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _site(value: Any) -> list[float]:
     """Longitude and latitude, deg; nothing where nothing is said."""
     if isinstance(value, list | tuple) and not value:
         return []
     good = isinstance(value, list | tuple) and len(value) == 2
-    if not good or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
+    if not good or not all(_is_number(v) for v in value):
         raise ConfigError(f"site is {value!r}; it is [longitude to the east, latitude], deg")
     longitude, latitude = float(value[0]), float(value[1])
     if not (-180 <= longitude <= 360 and -90 <= latitude <= 90):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -50,9 +51,9 @@ def describe(measurements: Measurements, config: Config | None = None) -> dict[s
     Returns
     -------
     dict
-        Plain numbers, texts, lists and dicts: rows, bands, visits, conditions, components, isolated, threads, modes,
-        new_links, new_links_reach_deg (fields farther apart are not proposed; None where places are unknown), joins,
-        warnings.
+        Plain numbers, texts, lists and dicts: rows, association (None where stars have names), bands, visits,
+        conditions, components, isolated, threads, modes, new_links, new_links_reach_deg (fields farther apart are not
+        proposed; None where places are unknown), joins, warnings.
     """
     problem = Problem.of(measurements, config or Config())
     weight = 1.0 / (problem.err.astype(float) ** 2 + FLOOR**2)
@@ -68,6 +69,7 @@ def describe(measurements: Measurements, config: Config | None = None) -> dict[s
         "inputs": measurements.inputs,
         "rows": {"total": len(measurements), "usable": counts["usable"]},
         "unused": {name: n for name, n in counts.items() if name != "usable"},
+        "association": None if measurements.association is None else asdict(measurements.association),
         "n_stars": int(problem.stars["star_id"].n_unique()),
         "n_exposures": int(problem.nodes["exposure_id"].n_unique()),
         "n_fields": None if field is None else int(field.max()) + 1,

@@ -70,7 +70,7 @@ def calibrate(
     exposures
         Table of exposures with mjd, night, airmass, seeing, sky, exptime, ra, dec, all optional.
     reference
-        Table of reference stars: star_id, band, mag, mag_err. They set the absolute scale.
+        Table of reference stars: star_id (or ra and dec), band, mag, mag_err. They set the absolute scale.
     config
         Choices; the defaults serve most surveys.
     progress
@@ -89,17 +89,22 @@ def calibrate(
     config = config or Config()
     clock = _Clock()
     references = None if reference is None else read_reference(reference)
+    text = frozenset() if references is None else references.text_ids
     if not isinstance(measurements, Measurements):
-        text = () if references is None else references.text_ids
-        measurements = read_measurements(measurements, columns=config.columns, exposures=exposures, text_ids=text)
-    if references is not None and "star_id" in measurements.text_ids - references.text_ids:
+        measurements = read_measurements(
+            measurements, columns=config.columns, exposures=exposures, text_ids=text,
+            match_radius=config.match_radius, preset=config.preset,
+        )  # fmt: skip
+    if references is not None and measurements.by_position and not references.by_position:
+        references = read_reference(reference, by_position=True)
+    elif references is not None and not references.by_position and "star_id" in measurements.text_ids - text:
         references = read_reference(reference, text_ids=measurements.text_ids)
     if config.site:
         measurements = with_airmass(measurements, config.site)
     elif config.extinction != "off" and could_have_airmass(measurements):
         measurements = replace(measurements, warnings=[*measurements.warnings, NO_SITE])
     if references is not None:
-        references.check(measurements)
+        references = references.of(measurements, config.match_radius)
     clock("read")
     problem = Problem.of(measurements, config)
     if problem.m.size == 0:
@@ -153,6 +158,7 @@ def calibrate(
             "time_scale": measurements.time_scale or None,
             "magnitude_system": (measurements if references is None else references).system or None,
         },
+        "association": None if measurements.association is None else asdict(measurements.association),
         "method": method,
         "method_reason": why["reason"],
         "scores": {name: _score_json(s) for name, s in scores.items()},

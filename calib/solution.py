@@ -218,7 +218,10 @@ class Solution:
         terms = tables.terms if tables.terms is not None else pl.DataFrame()
         return cls({"zeropoints": tables.zeropoints, "stars": tables.stars, "terms": terms}, diagnostics, None, folder)
 
-    def apply(self, more: Any, *, columns: dict[str, str] | None = None, exposures: Any = None) -> Any:
+    def apply(
+        self, more: Any, *, columns: dict[str, str] | None = None, exposures: Any = None,
+        preset: str | None = None, match_radius: float | None = None,
+    ) -> Any:  # fmt: skip
         """Calibrate more measurements of solved exposures: an astropy QTable in the order of the input.
 
         See `calib.apply.apply_stream` for tables larger than memory.
@@ -226,13 +229,13 @@ class Solution:
         from calib.apply import apply_frames
         from calib.tables.astropy_out import to_qtable
 
-        frames = list(apply_frames(self, more, columns=columns, exposures=exposures))
+        frames = list(apply_frames(self, more, columns, exposures, preset=preset, match_radius=match_radius))
         return to_qtable(pl.concat(frames), "measurements", self.scales)
 
 
 def _frame(rows: NamedRows, values: PerMeasurement) -> pl.DataFrame:
     measurements = rows.part(slice(None))
-    keys = ["star_id", "exposure_id", *(c for c in ("band", "detector") if measurements.has(c))]
+    keys = measurements.keys
     return measurements.frame.select(keys).with_columns(
         *(pl.col(c).cast(pl.String) for c in keys if measurements.frame[c].dtype == pl.Enum),
         *(pl.Series(name, column) for name, column in values.columns().items()),

@@ -37,6 +37,7 @@ def _no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         "PRESET",
         "DEBUG",
         "CONFIG",
+        "MATCH_RADIUS",
     ):
         monkeypatch.delenv(f"CALIB_{name}", raising=False)
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from calib.apply import FORMATS, apply_stream
 from calib.cli import DONE
-from calib.commands.options import check_file, config_of, progress
+from calib.commands.options import check_file, given_of, progress
 from calib.solution import Solution
 from calib.tables.errors import InputError
 
 
 def run(args: argparse.Namespace) -> int:
     """Stream, and say how many rows were calibrated."""
-    columns = config_of(args).columns
+    given = given_of(args)
     if Path(args.out).suffix.lower() not in FORMATS:
         raise InputError(f"{args.out}: cannot be written; give a name that ends in {', '.join(FORMATS)}")
     check_file(args.out)
@@ -24,7 +24,8 @@ def run(args: argparse.Namespace) -> int:
     solution = Solution.read(args.dir)
     with progress(args.quiet) as shown:
         applied = apply_stream(
-            solution, args.inputs, args.out, columns or None, args.exposures,
+            solution, args.inputs, args.out, given["columns"] or None, args.exposures,
+            preset=given.get("preset"), match_radius=given.get("match_radius"),
             progress=lambda rows: shown.say(f"{rows:,} rows"),
         )  # fmt: skip
     if args.quiet:

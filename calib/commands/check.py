@@ -19,7 +19,10 @@ SHOWN = 5
 def run(args: argparse.Namespace) -> int:
     """Print the description."""
     config = config_of(args)
-    measurements = read_measurements(args.inputs, columns=config.columns, exposures=args.exposures)
+    measurements = read_measurements(
+        args.inputs, columns=config.columns, exposures=args.exposures, match_radius=config.match_radius,
+        preset=config.preset,
+    )  # fmt: skip
     found = describe(measurements, config)
     print(to_json(found).rstrip() if args.json else text(found))
     return DONE
@@ -50,6 +53,7 @@ def _contents(found: dict[str, Any]) -> list[str]:
         "             "
         + ", ".join(f"{n:,} in {label}" for label, n in found["visits"]["histogram"].items())
         + " (a star in one exposure ties nothing)",
+        *_told_apart(found["association"]),
         f"exposures    {found['n_exposures']:,}"
         + (f" in {found['n_fields']:,} fields" if found["n_fields"] else "")
         + (f", {found['nights']:,} nights" if found["nights"] else ""),
@@ -69,6 +73,17 @@ def _contents(found: dict[str, Any]) -> list[str]:
     known = [name for name, n in found["conditions"].items() if n]
     lines.append(f"conditions   {', '.join(known) or 'none known; airmass, seeing and mjd would help'}")
     return lines
+
+
+def _told_apart(association: dict[str, Any] | None) -> list[str]:
+    if association is None:
+        return []
+    median, close = association["median_distance"], association["n_close"]
+    away = "" if median != median else f"; rows lie {median:.2f} arcsec from theirs in the median"
+    return [
+        f"             told by position, within {association['match_radius']:g} arcsec{away}"
+        + (f"; {close:,} lie within that of another" if close else "")
+    ]
 
 
 def _linked(found: dict[str, Any]) -> list[str]:

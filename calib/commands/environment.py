@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 
-CONFIGURED = frozenset({"method", "device", "columns", "no_adapt", "covariance"})
+CONFIGURED = frozenset({"method", "device", "columns", "no_adapt", "covariance", "match_radius"})
 """Options that a configuration file may set too, and that come before the environment there."""
+PRESET = {"preset"}
+"""One more, of commands that take such a file: that of `calib simulate` is another thing."""
 _YES, _NO = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
 
 
@@ -36,11 +38,12 @@ def set_defaults(command: argparse.ArgumentParser) -> None:
 
     A value that the option does not take is refused when the option is not given on the command line.
     """
+    configured = CONFIGURED | (PRESET if any(a.dest == "config" for a in command._actions) else set())
     for action in command._actions:
         if not action.option_strings or action.dest == "help":
             continue
         value = variable(action.dest)
-        if value is None or action.dest in CONFIGURED:
+        if value is None or action.dest in configured:
             continue
         action.required = False
         if action.nargs == 0:

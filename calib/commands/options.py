@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.commands.environment import switch, variable
-from calib.config import DEVICES, METHODS, Config, ConfigError
+from calib.config import DEVICES, METHODS, SURVEYS, Config, ConfigError
 from calib.tables.errors import InputError
 
 SWITCHES = {"no_adapt": ("adapt", False), "covariance": ("covariance", True)}
@@ -45,25 +45,43 @@ def config_of(args: argparse.Namespace) -> Config:
     ConfigError
         A value cannot be used; the message says where it was given.
     """
+    return Config.from_mapping(given_of(args))
+
+
+def given_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return those keys and values of `config_of` that were given.
+
+    Raises
+    ------
+    ConfigError
+        As of `config_of`.
+    """
     values: dict[str, Any] = {}
     columns = parse_columns([variable("columns") or ""], "CALIB_COLUMNS")
-    for name, allowed in (("method", METHODS), ("device", DEVICES)):
+    for name, allowed in (("method", METHODS), ("device", DEVICES), ("preset", SURVEYS)):
         value = variable(name)
         if value is not None:
             if value not in allowed:
                 raise ConfigError(f"CALIB_{name.upper()} is {value!r}; it is one of {', '.join(allowed)}")
             values[name] = value
     values |= {name: on for option, (name, on) in SWITCHES.items() if switch(option)}
+    if (radius := variable("match_radius")) is not None:
+        try:
+            values["match_radius"] = float(radius)
+        except ValueError:
+            raise ConfigError(f"CALIB_MATCH_RADIUS is {radius!r}; it is in arcsec") from None
     if args.config is not None:
         given = _from_file(args.config)
         columns |= given.pop("columns", {})
         values |= given
-    for name in ("method", "device"):
+    for name in ("method", "device", "match_radius", "preset"):
         if getattr(args, name, None) is not None:
             values[name] = getattr(args, name)
     values |= {name: on for option, (name, on) in SWITCHES.items() if getattr(args, option, False)}
     columns |= parse_columns(args.columns or [], "--columns")
-    return Config.from_mapping(values | {"columns": columns})
+    values["columns"] = columns
+    Config.from_mapping(values)
+    return values
 
 
 def _from_file(path: str) -> dict[str, Any]:

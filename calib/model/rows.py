@@ -31,6 +31,8 @@ class Rows:
         (S, 2), mean right ascension and declination of each star's rows, deg; None where rows have none.
     detector, detectors
         Small integers (n,), and the names they stand for, sorted; None where rows have no detector.
+    place
+        Right ascension and declination (n,), deg, of every row, where they tell its star; otherwise None.
     """
 
     n: int
@@ -41,6 +43,7 @@ class Rows:
     position: NDArray[np.float64] | None = None
     detector: NDArray[np.unsignedinteger] | None = None
     detectors: pl.Series | None = None
+    place: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     @classmethod
     def of(
@@ -57,6 +60,7 @@ class Rows:
             frame.height, unusable, star_code[unusable], node_code[unusable],
             np.bincount(star_code, minlength=n_stars), mean_positions(frame, star_code, n_stars) if has_place else None,
             detector, detectors,
+            (frame["ra"].to_numpy(), frame["dec"].to_numpy()) if measurements.by_position else None,
         )  # fmt: skip
 
 
@@ -87,7 +91,7 @@ class NamedRows:
         return self.rows.n
 
     def part(self, part: slice) -> Measurements:
-        """Measurements of some of the rows that hold their keys: star_id, exposure_id, band, and detector if given."""
+        """Measurements of some of the rows that hold their keys (`Measurements.keys`), and band."""
         node = self.node[part]
         keys = [
             self.stars["star_id"].gather(self.star[part]),
@@ -96,6 +100,8 @@ class NamedRows:
         if self.rows.detectors is not None and "detector" not in self.nodes.columns:
             assert self.rows.detector is not None
             keys.append(self.rows.detectors.gather(self.rows.detector[part]).alias("detector"))
+        if self.rows.place is not None:
+            keys += [pl.Series(c, v[part]) for c, v in zip(("ra", "dec"), self.rows.place, strict=True)]
         return replace(self.measurements, frame=pl.DataFrame(keys), reason=self.measurements.reason[part])
 
 

@@ -45,7 +45,9 @@ def to_qtable(frame: pl.DataFrame, kind: Kind, meta: Mapping[str, Any] | None = 
             values = series.fill_null(np.nan).to_numpy()
             made = u.Quantity(values, column.unit, copy=True) if column.unit else Column(values)
         elif series.null_count():
-            made = MaskedColumn(series.fill_null(0).to_numpy(), mask=series.is_null().to_numpy())
+            filled = series.fill_null("" if series.dtype == pl.String else 0)
+            values = np.array(filled.to_list(), np.str_) if series.dtype == pl.String else filled.to_numpy()
+            made = MaskedColumn(values, mask=series.is_null().to_numpy())
         elif series.dtype == pl.String:
             made = Column(np.array(series.to_list(), dtype=np.str_))
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from calib.tables.schema import COLUMNS, Kind
+from calib.tables.schema import COLUMNS, MAY_BE_MISSING, Kind
 
 _POLARS: dict[str, pl.DataType] = {
     "int64": pl.Int64(),
@@ -44,7 +44,7 @@ def checked(frame: pl.DataFrame, kind: Kind) -> pl.DataFrame:
             series = series.cast(pl.Int64 if series.dtype.is_integer() else pl.String)
         else:
             series = series.cast(_POLARS[column.type])
-        if series.null_count() and not series.dtype.is_float() and (kind, name) != ("terms", "night"):
+        if series.null_count() and not series.dtype.is_float() and (kind, name) not in MAY_BE_MISSING:
             raise ValueError(f"{kind}: column {name} has {series.null_count()} nulls; only floats may be missing")
         out.append(series)
     return pl.DataFrame(out)

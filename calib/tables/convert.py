@@ -61,7 +61,8 @@ class Converter:
     mapping : mapping of str to str
         Checked by `columns.check_mapping`.
     keys : sequence of str
-        Key columns without which the table is refused.
+        Key columns without which the table is refused; but star_id, where stars may be told by position, need not be
+        there beside ra and dec, and is no key then.
     wanted : sequence of str
         Canonical names to look for.
 
@@ -78,6 +79,8 @@ class Converter:
         The same for exposure columns in the table.
     system : str
         ``AB``, ``instrumental`` or empty where the table does not say.
+    by_position : bool
+        Whether stars may be told by position; once made, whether they have to be.
     exptime, other_exptime : callable or None
         Set by the reader where exposure times come from another table, and where some are known if no table has them.
     notes : dict of str to int
@@ -92,6 +95,7 @@ class Converter:
     conditions: dict[str, str] = field(init=False)
     exptime: Exptime | None = None
     other_exptime: Exptime | None = None
+    by_position: bool = False
     notes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -103,6 +107,12 @@ class Converter:
                     f"{source.label}: no column {own}, which {name} was mapped to; "
                     f"{missing_column(source.label, name, source.names).args[0].split('; ', 1)[1]}"
                 )
+        self.by_position = self.by_position and "star_id" not in found
+        if self.by_position:
+            self.keys = tuple(name for name in self.keys if name != "star_id")
+            if not {"ra", "dec"} & found.keys():
+                needed = "star_id, nor ra and dec by which stars could be told"
+                raise missing_column(source.label, needed, source.names)
         for name in self.keys:
             if name not in found:
                 raise missing_column(source.label, name, source.names)

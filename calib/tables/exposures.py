@@ -16,6 +16,7 @@ from calib.tables.convert import condition_factors, read_conditions, written_not
 from calib.tables.errors import InputError, count
 from calib.tables.ids import read_ids_alike
 from calib.tables.nights import derive_nights
+from calib.tables.presets import mapping_of
 from calib.tables.sources import open_partitioned
 
 CONDITIONS = tuple(CONDITION_COLUMNS)
@@ -97,7 +98,7 @@ class ExposureTable:
 
 
 def load_exposures(
-    exposures: Any, columns: Mapping[str, str] | None = None, text_ids: Iterable[str] = ()
+    exposures: Any, columns: Mapping[str, str] | None = None, text_ids: Iterable[str] = (), preset: str = ""
 ) -> ExposureTable:
     """Read an exposure table.
 
@@ -108,6 +109,8 @@ def load_exposures(
         Canonical to own name; names that the table lacks fall back to the canonical ones.
     text_ids : iterable of str, optional
         Which ids are text in the measurements: CSV files give theirs as text then.
+    preset : str
+        The survey whose names columns have where `columns` does not say otherwise.
 
     Raises
     ------
@@ -123,6 +126,7 @@ def load_exposures(
         notes[text] = notes.get(text, 0) + n
 
     sources = open_partitioned(exposures)
+    mapping = mapping_of(preset, sources, mapping)
     read_ids_alike(sources, mapping, text_ids)
     for source in sources:
         table.label = table.label or source.label

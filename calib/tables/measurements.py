@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from calib.config import MATCH_RADIUS
+from calib.tables.association import Association, associate
 from calib.tables.columns import CONDITION_COLUMNS, check_mapping, missing_column
 from calib.tables.convert import Chunk, Converter, Exptime, written_notes
 from calib.tables.duplicates import mark_duplicates
@@ -18,8 +20,10 @@ from calib.tables.exposures import CONDITIONS, ExposureGatherer, ExposureTable, 
 from calib.tables.gather import Gatherer
 from calib.tables.ids import names_of_text, read_ids_alike
 from calib.tables.misplaced import mark_misplaced
+from calib.tables.presets import PRESETS, mapping_of
 from calib.tables.reasons import count_reasons
 from calib.tables.sources import CHUNK_ROWS, Source, open_partitioned
+from calib.tables.star_finder import StarFinder
 
 UNSTATED = "without a stated system"
 """What magnitudes of a column without a unit are said to be."""
@@ -32,7 +36,8 @@ class Measurements:
     Attributes
     ----------
     frame : polars.DataFrame
-        n rows, no nulls: star_id, exposure_id (Int64 or String), band (Enum, "" where the table has none), detector
+        n rows, no nulls: star_id, exposure_id (Int64 or String; star_id is null in a batch where no known star lies at
+        the row's place), band (Enum, "" where the table has none), detector
         (Int64 or Enum) if given, mag (Float64, mag), mag_err (Float32, mag), and where given x, y (Float32, pixel),
         ra, dec (Float64, deg), color (Float32, mag), flag (Boolean). NaN where a value is missing: what no magnitude
         or no error can be, too.
@@ -50,6 +55,10 @@ class Measurements:
         Whether magnitudes are of counts that are not divided by the exposure time, which nobody gave.
     time_scale : str
         Scale of mjd, empty where the input does not say.
+    by_position : bool
+        Whether stars were told by position, so that ra and dec are what names a row's star.
+    association : Association or None
+        How, where all rows were told apart.
     inputs : list of dict
         path, rows, sha256 (None for a table in memory), columns (canonical to own name), of every file.
     warnings : list of str
@@ -62,6 +71,8 @@ class Measurements:
     system: str = ""
     undivided: bool = False
     time_scale: str = ""
+    by_position: bool = False
+    association: Association | None = None
     inputs: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -84,15 +95,27 @@ class Measurements:
         """Which of star_id, exposure_id and detector are text."""
         return names_of_text(self.frame)
 
+    @property
+    def keys(self) -> list[str]:
+        """Columns that name a row: star_id, exposure_id, band and detector if given, ra and dec if they tell stars."""
+        given = [c for c in ("band", "detector") if self.has(c)]
+        return ["star_id", "exposure_id", *given, *(("ra", "dec") if self.by_position else ())]
+
     def has(self, name: str) -> bool:
         """Whether the input has a column, by its canonical name."""
         return name in self.given
 
 
 def read_measurements(
-    inputs: Any, *, columns: Mapping[str, str] | None = None, exposures: Any = None, text_ids: Iterable[str] = ()
+    inputs: Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+    exposures: Any = None,
+    text_ids: Iterable[str] = (),
+    match_radius: float = MATCH_RADIUS,
+    preset: str = "",
 ) -> Measurements:
-    """Read measurements and their exposures.
+    """Read measurements and their exposures; a table without star_id has its stars told by ra and dec.
 
     A flux becomes ``mag = zero - 2.5 log10(flux)`` with the zero of its unit (AB for nJy, Jy and maggies; 0 for
     counts, which are divided by the exposure time where it is known), and ``mag_err = 2.5 / ln 10 * flux_err / flux``.
@@ -107,6 +130,10 @@ def read_measurements(
         One row per exposure_id (and band).
     text_ids : iterable of str, optional
         Which ids are text in a table that these are to be matched with: CSV files give theirs as text then.
+    match_radius : float
+        How far rows may lie from their star's place, where they are told by it, arcsec (`calib.tables.association`).
+    preset : str
+        The survey whose names columns have where `columns` does not say otherwise (`calib.tables.presets`).
 
     Raises
     ------
@@ -114,7 +141,7 @@ def read_measurements(
         The table cannot be used as it is; one line says why and what to do.
     """
     mapping = check_mapping(columns)
-    sources, table, converters = _open(inputs, mapping, exposures, text_ids)
+    sources, table, converters = _open(inputs, mapping, exposures, text_ids, preset=preset)
     gatherer, exposure_gatherer = Gatherer(sum(s.rows or 0 for s in sources)), ExposureGatherer()
     records, warnings = [], [] if table is None else list(table.warnings)
     for source, converter in zip(sources, converters, strict=True):
@@ -132,7 +159,11 @@ def read_measurements(
         raise InputError(f"{sources[0].label}: the table has no rows")
     frame, reason, bands = gatherer.finish()
     mark_duplicates(frame, reason)
-    if {"ra", "dec"} <= set(frame.columns):
+    association = None
+    if converters[0].by_position:
+        frame, association = associate(frame, reason, match_radius)
+        warnings += association.warnings
+    elif {"ra", "dec"} <= set(frame.columns):
         mark_misplaced(frame, reason)
     measured, more = exposure_gatherer.frame()
     joined, missing = join_exposures(measured, table)
@@ -147,6 +178,8 @@ def read_measurements(
         system=converters[0].system,
         undivided=converters[0].undivided,
         time_scale=_time_scale(sources[0], converters[0], table),
+        by_position=association is not None,
+        association=association,
         inputs=records,
         warnings=list(dict.fromkeys(warnings)),
     )
@@ -161,6 +194,8 @@ def iter_measurements(
     exptime: Exptime | None = None,
     batch_rows: int = CHUNK_ROWS,
     text_ids: Iterable[str] = (),
+    stars: Callable[[str], StarFinder] | None = None,
+    preset: str = "",
 ) -> Iterator[Measurements]:
     """Read measurements batch by batch, in input order, in memory that does not grow with the input.
 
@@ -181,6 +216,11 @@ def iter_measurements(
         Rows of a batch, at most.
     text_ids
         As for `read_measurements`.
+    stars : callable, optional
+        Gives the known stars among which those of a table without star_id are found by position; it is called with
+        what messages call the table. Without it such a table is refused: stars are made only of all rows together.
+    preset
+        As for `read_measurements`.
 
     Raises
     ------
@@ -188,7 +228,15 @@ def iter_measurements(
         As for `read_measurements`; for a fault in the values when its batch is reached.
     """
     mapping = check_mapping(columns)
-    sources, table, converters = _open(inputs, mapping, exposures, text_ids, spare, exptime)
+    sources, table, converters = _open(inputs, mapping, exposures, text_ids, spare, exptime, preset)
+    finder = None
+    if converters[0].by_position:
+        if stars is None:
+            raise InputError(
+                f"{sources[0].label}: no column star_id, and stars are told by position only where all rows are read "
+                "together; map one with --columns star_id=THEIR_NAME"
+            )
+        finder = stars(sources[0].label)
     # whether there are bands is said for all batches alike, whatever exposures are in them
     bands_known = table.frame["band"] if table is not None and table.has_band else pl.Series("band", [], pl.String)
     types: dict[str, Any] = {}
@@ -207,6 +255,8 @@ def iter_measurements(
             joined, _ = join_exposures(measured, table, nights=False)
             frame, reason, bands = one.finish()
             mark_duplicates(frame, reason)
+            if finder is not None:
+                frame.insert_column(0, finder(frame["ra"].to_numpy(), frame["dec"].to_numpy()))
             own = {**converter.names, **converter.conditions}
             yield Measurements(
                 frame,
@@ -216,6 +266,7 @@ def iter_measurements(
                 system=converter.system,
                 undivided=converter.undivided,
                 time_scale=_time_scale(source, converter, table),
+                by_position=finder is not None,
                 inputs=[{"path": source.label, "rows": frame.height, "sha256": None, "columns": own}],
                 warnings=source.notes + written_notes(converter.notes) + more + _count_warnings(converter),
             )
@@ -225,17 +276,20 @@ def iter_measurements(
 
 def _open(
     inputs: Any, mapping: Mapping[str, str], exposures: Any, text_ids: Iterable[str], spare: Collection[str] = (),
-    exptime: Exptime | None = None,
+    exptime: Exptime | None = None, preset: str = "",
 ) -> tuple[list[Source], ExposureTable | None, list[Converter]]:  # fmt: skip
     """The tables, made ready to be read."""
     sources = open_partitioned(inputs)
+    explicit, mapping = mapping, mapping_of(preset, sources, mapping)
+    if preset:
+        PRESETS[preset].check(sources[0], mapping, explicit)
     text = read_ids_alike(sources, mapping, text_ids)
     table = None
     if exposures is not None:
-        table = load_exposures(exposures, mapping, text)
+        table = load_exposures(exposures, explicit, text, preset)
         if table.frame["exposure_id"].dtype == pl.String:
             read_ids_alike(sources, mapping, {*text, "exposure_id"})
-    _check_conditions({name: own for name, own in mapping.items() if name not in spare}, sources, table)
+    _check_conditions({name: own for name, own in explicit.items() if name not in spare}, sources, table)
     return sources, table, _converters(sources, mapping, table, exptime)
 
 
@@ -243,7 +297,7 @@ def _converters(
     sources: list[Source], mapping: Mapping[str, str], table: ExposureTable | None, exptime: Exptime | None = None
 ) -> list[Converter]:
     """One for each table; all must have the same columns and the same kind of brightness."""
-    converters = [Converter(source, mapping) for source in sources]
+    converters = [Converter(source, mapping, by_position=True) for source in sources]
     first = converters[0]
     for source, converter in zip(sources, converters, strict=True):
         if table is not None and "exptime" in table.frame.columns:
@@ -285,10 +339,15 @@ def _banded(chunk: Chunk, table: ExposureTable | None) -> Chunk:
     if "band" not in chunk.keys.columns:
         if table is not None and table.has_band:
             band = table.bands(chunk.keys)
-            chunk.keys = chunk.keys.insert_column(2, band.alias("band"))
+            chunk.keys = chunk.keys.insert_column(_after_ids(chunk), band.alias("band"))
         else:
-            chunk.keys = chunk.keys.insert_column(2, pl.Series("band", [""]).new_from_index(0, chunk.keys.height))
+            empty = pl.Series("band", [""]).new_from_index(0, chunk.keys.height)
+            chunk.keys = chunk.keys.insert_column(_after_ids(chunk), empty)
     return chunk
+
+
+def _after_ids(chunk: Chunk) -> int:
+    return chunk.keys.columns.index("exposure_id") + 1
 
 
 def _sky(chunk: Chunk) -> tuple[NDArray[Any], NDArray[Any]] | None:

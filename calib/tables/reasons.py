@@ -46,6 +46,12 @@ _ROWS = (
         "The row lies elsewhere on the sky than its star's other rows, by more than 5 arcsec and 20 times what is "
         "usual, or so in the focal plane of several detectors: kept out, still calibrated.",
     ),
+    ("no_position", "ra or dec is missing, where stars are told by position: the row is a star of its own."),
+    (
+        "ambiguous",
+        "Stars are told by position, and the row could be another star's, or its star another row's of the exposure: "
+        "kept out, still calibrated.",
+    ),
     (
         "isolated",
         "The row's exposure shares no star with any other and holds no reference star, which the solve finds: it has "

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from calib.tables.columns import CONDITION_COLUMNS, MEASUREMENT_COLUMNS
+from calib.tables.presets import presets_markdown
 from calib.tables.reasons import reasons_markdown
 
 Kind = Literal["zeropoints", "stars", "measurements", "terms"]
 
 ColumnType = Literal["id", "int64", "bool", "string", "float64", "float32"]
-"""``id`` is int64 or string, as the input has it. Only floats may be missing, and night in terms."""
+"""``id`` is int64 or string, as the input has it. Only floats may be missing, and `MAY_BE_MISSING`."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,10 @@ _ZEROPOINTS = (
 )
 
 _STARS = (
-    OutputColumn("star_id", "id", "", "Star, as in the input.", "meta.id;meta.main", True),
+    OutputColumn(
+        "star_id", "id", "", "Star, as in the input; told by position, a number from south to north.",
+        "meta.id;meta.main", True,
+    ),
     OutputColumn("band", "string", "", "Band; empty where the input has none.", "meta.id;instr.bandpass", True),
     OutputColumn("component", "int64", "", "Connected component of the exposure graph; unique over bands.", "", True),
     OutputColumn("mag", "float64", "mag", "Calibrated magnitude.", _MAG, True),
@@ -157,10 +161,16 @@ _STARS = (
 )
 
 _MEASUREMENTS = (
-    OutputColumn("star_id", "id", "", "Star, as in the input.", "meta.id;meta.main", True),
+    OutputColumn(
+        "star_id", "id", "",
+        "Star, as in the input or told by position; missing from `calib apply` where no star of the solution is there.",
+        "meta.id;meta.main", True,
+    ),
     OutputColumn("exposure_id", "id", "", "Exposure, as in the input.", "meta.id;obs.exposure", True),
     OutputColumn("band", "string", "", "Band.", "meta.id;instr.bandpass"),
     OutputColumn("detector", "id", "", "Detector.", "meta.id;instr.det"),
+    OutputColumn("ra", "float64", "deg", "Right ascension of the row, where stars are told by position.", "pos.eq.ra"),
+    OutputColumn("dec", "float64", "deg", "Declination of the row, where stars are told by position.", "pos.eq.dec"),
     OutputColumn(
         "calibrated_mag", "float64", "mag",
         "mag + zeropoint + terms at the measurement's place; NaN where one of them is missing.", _MAG, True,
@@ -193,6 +203,9 @@ _TERMS = (
     OutputColumn("value", "float64", "mag", "Value, mag per unit of what it multiplies.", "stat.fit.param", True),
     OutputColumn("err", "float64", "mag", "Standard error of value.", "stat.error;stat.fit.param", True),
 )
+
+MAY_BE_MISSING = {("terms", "night"), ("measurements", "star_id")}
+"""Columns that are no floats and may be missing: the night of a term of all, the star of a row of `calib apply`."""
 
 COLUMNS: dict[Kind, dict[str, OutputColumn]] = {
     "zeropoints": {c.name: c for c in _ZEROPOINTS},
@@ -240,6 +253,11 @@ def columns_markdown() -> str:
         "Where the input says them, the metadata of every table of a solution, and of its columns that hold a time or "
         "a magnitude, have `time_scale` (as astropy has it) and `magnitude_system` (AB or instrumental; that of the "
         "reference stars where there are any).", "",
+    ]  # fmt: skip
+    out += [
+        "## Presets", "",
+        "What `--preset` takes a survey's columns to be, where `--columns` does not say otherwise.", "",
+        presets_markdown(),
     ]  # fmt: skip
     for kind, columns in COLUMNS.items():
         out += [

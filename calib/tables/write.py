@@ -13,7 +13,7 @@ import polars as pl
 
 from calib.tables.canonical_out import checked
 from calib.tables.measurements import Measurements
-from calib.tables.schema import COLUMNS, Kind, column_meta
+from calib.tables.schema import COLUMNS, MAY_BE_MISSING, Kind, column_meta
 
 ROW_GROUP = 1 << 20
 """Rows of a row group of measurements.parquet, at most."""
@@ -157,7 +157,7 @@ def _arrow_schema(frame: pl.DataFrame, kind: Kind, meta: Mapping[str, Any] | Non
             pa.field(
                 series.name,
                 types[type(series.dtype)],
-                nullable=series.dtype.is_float() or (kind == "terms" and series.name == "night"),
+                nullable=series.dtype.is_float() or (kind, series.name) in MAY_BE_MISSING,
                 metadata={k: v for k, v in notes.items() if v},
             )
         )
@@ -202,7 +202,8 @@ class MeasurementWriter:
         Parameters
         ----------
         measurements : Measurements
-            Its keys are written: star_id, exposure_id, and band and detector where the input has them.
+            Its keys are written: star_id, exposure_id, band and detector where the input has them, ra and dec where
+            they tell stars.
         **arrays : arrays, shape (n,)
             calibrated_mag, calibrated_mag_err, and residual, weight, outlier_probability, used, influence where known.
 
@@ -215,8 +216,7 @@ class MeasurementWriter:
         for name, array in arrays.items():
             if len(array) != n:
                 raise ValueError(f"{name} has {len(array)} rows and the measurements {n}")
-        names = ["star_id", "exposure_id", *(c for c in ("band", "detector") if measurements.has(c))]
         for start in range(0, n, ROW_GROUP):
-            part = measurements.frame.select(names).slice(start, ROW_GROUP)
+            part = measurements.frame.select(measurements.keys).slice(start, ROW_GROUP)
             new = [pl.Series(name, array[start : start + ROW_GROUP]) for name, array in arrays.items()]
             self._sink.write(part.with_columns(new), lengths=False)
