@@ -13,6 +13,7 @@ import torch
 
 from calib.learn.fast import Belief, FastNetwork
 from calib.learn.features import EXPOSURE, MEASUREMENT, NIGHT, STAR
+from calib.learn.fused import FusedNetwork
 from calib.learn.network import Network, Said
 
 SHIPPED = Path(__file__).parent / "weights" / "calib.safetensors"
@@ -54,7 +55,8 @@ class Ensemble:
 
     def listen(self, data: Any) -> list[Belief]:
         """What each member says of a survey's features, its factors tempered by `STRENGTH`."""
-        return [tempered(FastNetwork(member)(data)) for member in self.members]
+        kind = FastNetwork if data["measurement"].x.is_cuda else FusedNetwork
+        return [tempered(kind(member)(data)) for member in self.members]
 
     def to(self, device: str) -> Ensemble:
         """Move the members."""

@@ -1,18 +1,15 @@
 """A network's answer without gradients, several times faster than `Network.forward` and in less memory.
 
 The same sums in another order. What an exposure or a star puts into the first layer of a measurement's MLP is worked
-out once for each exposure or star and gathered; linear layers with nothing between them are folded into one; stars are
-taken in parts that fit the cache, on as many threads as torch has. Of every measurement one member's `WIDTH` numbers
-are held between the two looks at it, and what it says.
+out once for each exposure or star and gathered; linear layers with nothing between them are folded into one. Of every
+measurement one member's `WIDTH` numbers are held between the two looks at it, and what it says.
 
-On a GPU all this is bound by memory: numbers of measurements are in half precision there, sums in single.
+Here is what both kinds of processor have in common, and how PyTorch takes measurements on a GPU. All is bound by memory
+there: numbers of measurements are in half precision, sums in single. On a CPU `calib.learn.fused` takes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -27,13 +24,10 @@ from calib.learn.network import ALL, CONTEXT, KNOWN, LARGEST_TIE, LARGEST_WEIGHT
 if TYPE_CHECKING:
     from calib.learn.pyg import HeteroData
 
-PART = 16384
-"""Measurements of a part on a CPU: what a layer makes of them stays in a core's cache."""
-PART_CUDA = 4_000_000
-"""And on a GPU: as many as keep it busy."""
+PART = 4_000_000
+"""Measurements at a time: as many as keep a GPU busy."""
 ALIGNED = 8
 """Columns in 16 bytes of half precision."""
-T = TypeVar("T")
 L = TypeVar("L", "Tensor", "Linear")
 
 
@@ -72,7 +66,7 @@ class Linear(NamedTuple):
 
 
 class FastNetwork:
-    """One member, ready to be asked.
+    """One member, ready to be asked; on a CPU this is slow, and for tests.
 
     Parameters
     ----------
@@ -125,57 +119,66 @@ class FastNetwork:
 
     def __call__(self, data: HeteroData, most: int | None = None) -> Belief:
         """Look at a survey's features (`calib.learn.features.Features.to_hetero_data`), ``most`` rows at a time."""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # parts go side by side; layers split among threads would wait for each other
-        try:
-            with torch.inference_mode():
-                said = self._ask(data, most, 1 if data["measurement"].x.is_cuda else threads)
-        finally:
-            torch.set_num_threads(threads)
+        with torch.inference_mode():
+            said = self._ask(data, most)
         if self.number == torch.float16 and not all(bool(x.isfinite().all()) for x in said):
             return FastNetwork(self.network, torch.float32)(data, most)  # other weights may leave half's range
         return said
 
-    def _ask(self, data: Any, most: int | None, threads: int) -> Belief:
-        net = self.network
-        star, x = data["measurement"].star, data["measurement"].x
-        n, n_stars, n_nodes = x.shape[0], data["star"].x.shape[0], data["exposure"].x.shape[0]
-        parts = star_parts(star, n_stars, most or (PART_CUDA if x.is_cuda else PART))
-        x_e, x_s = net.normalise["exposure"](data["exposure"].x), net.normalise["star"](data["star"].x)
+    def _ask(self, data: Any, most: int | None) -> Belief:
+        net, node = self.network, data["measurement"].exposure
+        x_e = net.normalise["exposure"](data["exposure"].x)
         context = net.context(x_e)
         at_token = self.kept(self.token.bias + context @ self.token_context)
         at_decoder = self.kept(self.decoder.bias + context @ self.decoder_context)
-        of_star = self.kept(self.measurement.bias + x_s @ self.measurement_star)
-        visits = x.new_zeros(n_stars).index_add_(0, star, x.new_ones(1).expand(n))
-        h, of_stars = x.new_empty(n, WIDTH, dtype=self.number), x.new_zeros(n_stars, WIDTH)
-
-        def first(run: list[Part]) -> Tensor:
-            sums: Tensor = x.new_zeros(2, n_nodes, WIDTH)
-            for part in run:
-                own = of_star[part.stars], visits[part.stars], of_stars[part.stars]
-                self._first(data, part, at_token, at_decoder, *own, h, sums)
-            return sums
-
-        sums = torch.stack(each(first, parts, threads)).sum(0)
-        count = x.new_zeros(n_nodes).index_add_(0, data["measurement"].exposure, x.new_ones(1).expand(n))
+        cuts = self._cuts(data, most)
+        h, of_stars, sums = self._first(data, cuts, at_token, at_decoder)
+        count = x_e.new_zeros(x_e.shape[0]).index_add_(0, node, x_e.new_ones(1).expand(node.shape[0]))
         count = count.clamp(min=1.0)[:, None]
         mean = sums[0] / count
         spread = ((sums[1] / count - mean**2).clamp(min=0.0) + 1e-6).sqrt()
         h_e = net.exposures(data, torch.cat([x_e, mean, spread], 1))
-        seen, at_head = self.kept(h_e), self.kept(self.head.bias + h_e @ self.head_exposure)
-        weight, outlier, said = x.new_empty(n), x.new_empty(n), x.new_empty(n_stars, 2)
-
-        def second(run: list[Part]) -> None:
-            for part in run:
-                self._second(data, part, seen, at_head, x_s, visits[part.stars], h, of_stars, weight, outlier, said)
-
-        each(second, parts, threads)
+        around, at_head = self.kept(h_e), self.kept(self.head.bias + h_e @ self.head_exposure)
+        weight, outlier, said = self._second(data, cuts, around, at_head, h, of_stars)
         return Belief(
             weight, LARGEST_TIE * torch.tanh(net.tie_head(h_e) / LARGEST_TIE),
             LARGEST_TIE * torch.tanh(said[:, 0] / LARGEST_TIE), outlier, said[:, 1],
         )  # fmt: skip
 
-    def _first(
+    def _cuts(self, data: Any, most: int | None) -> Any:
+        """What both looks at measurements need to know of stars: parts, normalised features, numbers of visits."""
+        star, n_stars = data["measurement"].star, data["star"].x.shape[0]
+        x_s = self.network.normalise["star"](data["star"].x)
+        visits = x_s.new_zeros(n_stars).index_add_(0, star, x_s.new_ones(1).expand(star.shape[0]))
+        return star_parts(star, n_stars, most or PART), x_s, visits
+
+    def _first(self, data: Any, cuts: Any, at_token: Tensor, at_decoder: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Measurements by themselves and by their stars' others, with what exposures say of them, (E, WIDTH) twice.
+
+        Their numbers (n, WIDTH), the sums of those over stars (S, WIDTH), and of them and their squares over exposures
+        (2, E, WIDTH).
+        """
+        parts, x_s, visits = cuts
+        of_star = self.kept(self.measurement.bias + x_s @ self.measurement_star)
+        h = x_s.new_empty(data["measurement"].x.shape[0], WIDTH, dtype=self.number)
+        of_stars, sums = x_s.new_zeros(x_s.shape[0], WIDTH), x_s.new_zeros(2, at_token.shape[0], WIDTH)
+        for part in parts:
+            own = of_star[part.stars], visits[part.stars], of_stars[part.stars]
+            self._first_part(data, part, at_token, at_decoder, *own, h, sums)
+        return h, of_stars, sums
+
+    def _second(
+        self, data: Any, cuts: Any, around: Tensor, at_head: Tensor, h: Tensor, of_stars: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Answers for measurements, (n,) twice, and stars (S, 2), with what exposures now are, (E, WIDTH) twice."""
+        parts, x_s, visits = cuts
+        weight, outlier = x_s.new_empty(h.shape[0]), x_s.new_empty(h.shape[0])
+        said = x_s.new_empty(x_s.shape[0], 2)
+        for part in parts:
+            self._second_part(data, part, around, at_head, x_s, visits[part.stars], h, of_stars, weight, outlier, said)
+        return weight, outlier, said
+
+    def _first_part(
         self, data: Any, part: Part, at_token: Tensor, at_decoder: Tensor, of_star: Tensor, visits: Tensor,
         of_stars: Tensor, h: Tensor, sums: Tensor,
     ) -> None:  # fmt: skip
@@ -210,7 +213,7 @@ class FastNetwork:
         sums[0].index_add_(0, node, mine)
         sums[1].index_add_(0, node, mine * mine)
 
-    def _second(
+    def _second_part(
         self, data: Any, part: Part, seen: Tensor, at_head: Tensor, x_s: Tensor, visits: Tensor, h: Tensor,
         of_stars: Tensor, weight: Tensor, outlier: Tensor, said: Tensor,
     ) -> None:  # fmt: skip
@@ -262,18 +265,3 @@ def summed(rows: Tensor, visits: Tensor, index: Tensor | None = None) -> Tensor:
 def narrow(layer: Linear, x: Tensor) -> Tensor:
     """Transposed answer (outputs, n) of a layer of few outputs: libraries are slow on thin matrices the other way."""
     return torch.addmm(layer.bias[:, None], layer.weight.t(), x.t())
-
-
-def each(job: Callable[[list[Part]], T], parts: list[Part], threads: int) -> list[T]:
-    """A job on runs of parts, as many as threads, side by side."""
-    threads = min(threads, len(parts))
-    if threads < 2:
-        return [job(parts)]
-    cuts = [k * len(parts) // threads for k in range(threads + 1)]
-
-    def alone(run: list[Part]) -> T:
-        with torch.inference_mode():  # of a thread, not of the process
-            return job(run)
-
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(alone, [parts[a:b] for a, b in pairwise(cuts)]))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.learn.links import Links, links_of
+from calib.learn.standardised import CELLS, LARGEST, by_place, describe, standardise
 from calib.model.jitter import JITTER_GRID
 from calib.model.problem import Problem
 from calib.solve.robust import RobustFit
@@ -45,9 +46,6 @@ EXPOSURE = (
 SCATTERS = (0.003, 0.012, 0.05)
 """Scatters of nights, mag, that part the first four columns of NIGHT."""
 NIGHT = ("tightest", "tight", "medium", "loose", "exposures", "spread")
-CELLS = 8
-"""The field is looked at in CELLS x CELLS parts."""
-LARGEST = 6.0
 
 
 @dataclass
@@ -101,78 +99,59 @@ def features_of(problem: Problem, fit: RobustFit) -> Features:
     """Look at a robust fit."""
     graph, design = problem.graph, fit.design
     node, star = graph.exposure, graph.star()
-    n_nodes, n_stars = design.n_nodes, design.n_stars
-    estimate, spread = fit.estimate, fit.spread
-    w = np.asarray(fit.equations.w, float)
-    base = fit.noise.base(node, fit.err).astype(float)
-    variance = base + fit.weighted.variability[star]
-    leverage = np.clip(np.nan_to_num(w * fit.noise.information[node] * spread.prediction), 0.0, 0.98)
-    residual = np.nan_to_num(np.asarray(estimate.residual, float))
-    t = residual / np.sqrt(variance * (1.0 - leverage))
-    field, cells = _field(problem, n_nodes)
-    local_mean, local_count, patchiness = _local(t, leverage, cells, node, n_nodes)
+    n, n_nodes, n_stars = node.size, design.n_nodes, design.n_stars
+    estimate, spread, noise = fit.estimate, fit.spread, fit.noise
+    w, residual = np.asarray(fit.equations.w, float), np.asarray(estimate.residual, float)
+    noisy = graph.star_ptr, node, w, noise.base(node, fit.err), fit.weighted.variability
+    t, leverage = np.empty(n), np.empty(n)
+    sums, node_sums = np.zeros((n_stars, 5)), np.zeros((n_nodes, 8))
+    standardise(*noisy, noise.information, spread.prediction, residual, t, leverage, sums, node_sums)
+    xy = np.zeros((0, 2), np.float32) if problem.xy is None else problem.xy
+    cells, patchiness = _local(t, xy, node, n_nodes)
 
-    b = np.zeros(n_stars)
-    b_sigma, b_held = np.zeros(n_stars), np.zeros(n_stars)
-    response = np.zeros(t.size)
+    slope, b_sigma, b_held = np.zeros(0), np.zeros(n_stars), np.zeros(n_stars)
     if design.star_block == 2:
-        b = np.nan_to_num(estimate.stars[:, 1])
+        slope = np.nan_to_num(estimate.stars[:, 1])
         b_variance = np.maximum(np.nan_to_num(spread.star[:, 2]), 1e-14)
-        b_sigma, b_held = b / np.sqrt(b_variance), np.clip(fit.equations.prior.star * b_variance, 0.0, 1.0)
-        response = b[star] * design.arrays[2][node] / np.sqrt(variance)
-    has_response = float(design.star_block == 2)
-
-    bright = problem.m - _per_band(problem.m, problem.band[node])
-    error = np.log(np.maximum(fit.err, 1e-9)) - _per_band(np.log(np.maximum(fit.err, 1e-9)), problem.band[node])
-    measurement = _columns(
-        (
-            np.arcsinh(t), np.minimum(np.abs(t), LARGEST), np.log(np.maximum(w * variance, 1e-4)), error,
-            np.arcsinh(bright / 2.0), np.sqrt(leverage), field[:, 0], field[:, 1], np.arcsinh(response),
-            fit.noise.error_scale2[node] * fit.err.astype(float) ** 2 / variance, fit.weighted.variability[star]
-            / variance, local_mean, local_count, field[:, 2], np.full(t.size, has_response),
-        )
+        b_sigma = slope / np.sqrt(b_variance)
+        b_held = np.clip(fit.equations.prior.star * b_variance, 0.0, 1.0)
+    log_err = np.log(np.maximum(fit.err, 1e-9))
+    typical = np.stack([_per_band(x, problem.band, node) for x in (problem.m, log_err)], axis=1)
+    measurement = np.empty((n, len(MEASUREMENT)), np.float32)
+    describe(
+        *noisy, t, leverage, fit.err, log_err, problem.m, typical, noise.error_scale2, xy, cells, slope,
+        design.arrays[2], measurement,
     )  # fmt: skip
 
-    def of_star(x: Array) -> Array:
-        return np.asarray(np.bincount(star, weights=x, minlength=n_stars), float)
-
-    def of_node(x: Array) -> Array:
-        return np.asarray(np.bincount(node, weights=x, minlength=n_nodes), float)
-
-    soft = np.clip(t, -LARGEST, LARGEST)
-    visits = np.maximum(of_star(np.ones(t.size)), 1.0)
+    visits = np.maximum(np.diff(graph.star_ptr), 1.0)
     variable = np.clip(np.nan_to_num(fit.weighted.variable, nan=0.5), 1e-4, 1 - 1e-4)
-    typical = np.exp(of_star(np.log(base)) / visits)
-    star_chi2 = of_star(residual**2 / base) / np.maximum(of_star(1.0 - leverage), 0.2)
+    log_base, chi2, free, size, root = sums.T
     of_stars = np.stack(
         [
-            np.log(visits), np.log(star_chi2 + 0.05), of_star(np.abs(soft)) / visits, of_star(np.cbrt(soft)) / visits,
-            np.log(variable / (1.0 - variable)) / 3.0, np.log1p(fit.weighted.variability / typical),
-            np.arcsinh(b_sigma), b_held, np.full(n_stars, has_response),
+            np.log(visits), np.log(chi2 / np.maximum(free, 0.2) + 0.05), size / visits, root / visits,
+            np.log(variable / (1.0 - variable)) / 3.0, np.log1p(fit.weighted.variability / np.exp(log_base / visits)),
+            np.arcsinh(b_sigma), b_held, np.full(n_stars, float(slope.size > 0)),
         ],
         axis=1,
     )  # fmt: skip
 
-    count = np.maximum(of_node(np.ones(t.size)), 1.0)
-    ordinary = np.exp(of_node(np.log(base)) / count)
-    robust_w = w * variance
-    columns = _exposures(problem, fit, n_nodes)
+    count, log_base, square, weighted, weight, root, fourth, far = node_sums.T
+    count = np.maximum(count, 1.0)
     of_exposures = np.stack(
         [
-            np.log1p(10.0 * fit.noise.excess / ordinary),
-            np.log(fit.noise.error_scale2 / fit.noise.survey_scale2[problem.band]),
-            np.log(count), np.log(of_node(soft**2) / count + 0.05), np.sqrt(count) * of_node(robust_w * soft)
-            / np.maximum(of_node(robust_w), 1e-3), of_node(np.cbrt(soft)) / count,
-            np.log(of_node(soft**4) / count + 0.1), np.sqrt(of_node((np.abs(t) > 4.0).astype(float)) / count),
-            patchiness, *columns,
+            np.log1p(10.0 * noise.excess / np.exp(log_base / count)),
+            np.log(noise.error_scale2 / noise.survey_scale2[problem.band]),
+            np.log(count), np.log(square / count + 0.05), np.sqrt(count) * weighted / np.maximum(weight, 1e-3),
+            root / count, np.log(fourth / count + 0.1), np.sqrt(far / count), patchiness,
+            *_exposures(problem, fit, n_nodes),
         ],
         axis=1,
     )  # fmt: skip
     night, night_of = _nights(fit, n_nodes)
-    links = links_of(graph, w, residual)
+    links = links_of(graph, w, np.nan_to_num(residual))
     return Features(
         measurement, _finite(of_stars), _finite(of_exposures), _finite(night), star.astype(np.int64),
-        node.astype(np.int64), night_of, links, soft.astype(np.float32),
+        node.astype(np.int64), night_of, links, np.clip(t, -LARGEST, LARGEST).astype(np.float32),
     )  # fmt: skip
 
 
@@ -180,57 +159,31 @@ def _finite(x: Array) -> Floats:
     return np.clip(np.nan_to_num(x, nan=0.0, posinf=10.0, neginf=-10.0), -10.0, 10.0).astype(np.float32)
 
 
-def _columns(columns: tuple[Array, ...]) -> Floats:
-    out = np.empty((columns[0].size, len(columns)), np.float32)
-    for k, x in enumerate(columns):
-        out[:, k] = _finite(x)
-    return out
-
-
-def _per_band(values: NDArray[np.floating], band: NDArray[np.int32]) -> Array:
-    """The median of each band, for every measurement."""
+def _per_band(values: NDArray[np.floating], band: NDArray[np.int32], node: NDArray[np.int32]) -> Array:
+    """The median of a node's band, (E,), of values of measurements."""
     out = np.zeros(int(band.max(initial=-1)) + 1)
+    of = band[node] if out.size > 1 else node
     for b in range(out.size):
-        inside = values[band == b] if out.size > 1 else values
+        inside = values[of == b] if out.size > 1 else values
         out[b] = np.median(inside) if inside.size else 0.0
     return out[band]
 
 
-def _field(problem: Problem, n_nodes: int) -> tuple[Array, NDArray[np.int64] | None]:
-    """Radius, distance to the edge and whether the place is known, (n, 3); and which part of its exposure's field."""
-    n = problem.m.size
-    if problem.xy is None:
-        return np.zeros((n, 3)), None
-    xy = problem.xy.astype(float)
-    known = np.isfinite(xy).all(1)
-    xy = np.where(known[:, None], xy, 0.0)
-    cell = np.clip(((xy + 1.0) * 0.5 * CELLS).astype(np.int64), 0, CELLS - 1)
-    return (
-        np.stack([np.hypot(*xy.T) - 0.75, np.maximum(*np.abs(xy).T) - 0.65, known], axis=1),
-        (problem.graph.exposure.astype(np.int64) * CELLS + cell[:, 0]) * CELLS + cell[:, 1],
-    )
-
-
-def _local(
-    t: Array, leverage: Array, cells: NDArray[np.int64] | None, node: NDArray[np.int32], n_nodes: int
-) -> tuple[Array, Array, Array]:
-    """Mean residual and number of the others in the same part of the field, and how much parts differ beyond noise.
+def _local(t: Array, xy: NDArray[np.floating], node: NDArray[np.int32], n_nodes: int) -> tuple[Array, Array]:
+    """Sums over parts of the field, and how much parts differ beyond noise.
 
     Structure finer than a surface, as under cloud, shows in parts whose residuals agree.
     """
-    if cells is None:
-        return np.zeros(t.size), np.zeros(t.size), np.zeros(n_nodes)
-    soft = np.clip(t, -3.0, 3.0)
-    n_cells = n_nodes * CELLS * CELLS
-    total, count = np.bincount(cells, soft, n_cells), np.bincount(cells, minlength=n_cells)
-    others = np.maximum(count[cells] - 1, 0)
-    mean = (total[cells] - soft) / np.sqrt(others + 1.0)
-    square = np.bincount(cells, soft**2, n_cells)
+    if not xy.size:
+        return np.zeros((0, 3)), np.zeros(n_nodes)
+    cells, power = np.zeros((n_nodes * CELLS * CELLS, 3)), np.zeros(n_nodes)
+    by_place(node, xy, t, cells, power)
+    total, square, count = cells.T
     # pairs of one part: sum over i != j of t_i t_j, over its standard deviation were they independent
     cross = (total**2 - square).reshape(n_nodes, -1).sum(1)
     pairs = (count * (count - 1.0)).reshape(n_nodes, -1).sum(1)
-    power = np.maximum(np.bincount(node, soft**2, n_nodes) / np.maximum(np.bincount(node, minlength=n_nodes), 1), 0.1)
-    return np.arcsinh(mean), np.log1p(others), np.arcsinh(cross / (power * np.sqrt(2.0 * pairs + 1.0)))
+    power = np.maximum(power / np.maximum(count.reshape(n_nodes, -1).sum(1), 1.0), 0.1)
+    return cells, np.arcsinh(cross / (power * np.sqrt(2.0 * pairs + 1.0)))
 
 
 def _exposures(problem: Problem, fit: RobustFit, n_nodes: int) -> list[Array]:

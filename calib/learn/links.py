@@ -42,7 +42,11 @@ def links_of(graph: MeasurementGraph, w: NDArray[np.float64], residual: NDArray[
     """Compare pairs of measurements of one star; O(measurements x PARTNERS)."""
     n_pairs = graph.n_measurements * PARTNERS
     step = max(1, n_pairs // MOST_PAIRS)
-    key, values = _pairs(graph.star_ptr, graph.exposure, np.asarray(w, float), residual, step, graph.n_exposures)
+    visits = np.diff(graph.star_ptr)[::step]
+    total = int((visits * np.clip(visits - 1, 0, PARTNERS)).sum())
+    key, values = np.empty(total, np.int64), np.empty((3, total))  # by numpy, whose large arrays take few pages
+    found = _pairs(graph.star_ptr, graph.exposure, np.asarray(w, float), residual, step, graph.n_exposures, key, values)
+    key, values = key[:found], values[:, :found]
     if not key.size:
         return Links(np.zeros((2, 0), np.int64), np.zeros((0, len(LINK)), np.float32))
     if graph.n_exposures**2 <= DENSE:
@@ -63,14 +67,9 @@ def links_of(graph: MeasurementGraph, w: NDArray[np.float64], residual: NDArray[
 
 
 @njit(cache=True, nogil=True)
-def _pairs(star_ptr, node, w, residual, step, n_nodes):
-    # of every step-th star: key low * n_nodes + high, and (weight, weight x difference, weight x clipped square)
-    total = 0
-    for s in range(0, star_ptr.size - 1, step):
-        n = star_ptr[s + 1] - star_ptr[s]
-        total += n * min(n - 1, PARTNERS) if n > 1 else 0
-    key = np.empty(total, np.int64)
-    values = np.empty((3, total))
+def _pairs(star_ptr, node, w, residual, step, n_nodes, key, values):
+    # of every step-th star: key low * n_nodes + high, and (weight, weight x difference, weight x clipped square);
+    # returns how many
     k = 0
     for s in range(0, star_ptr.size - 1, step):
         low = star_ptr[s]
@@ -96,4 +95,4 @@ def _pairs(star_ptr, node, w, residual, step, n_nodes):
                 values[1, k] = weight * d
                 values[2, k] = min(weight * d * d, 36.0)
                 k += 1
-    return key[:k], values[:, :k]
+    return k

@@ -10,6 +10,7 @@ from calib.learn.autoencoder import StarAutoencoder
 from calib.learn.ensemble import shipped
 from calib.learn.fast import FastNetwork
 from calib.learn.features import EXPOSURE, MEASUREMENT, NIGHT, STAR, features_of
+from calib.learn.fused import FusedNetwork
 from calib.learn.network import Network, star_parts
 
 
@@ -55,7 +56,8 @@ def test_stars_in_parts_are_stars_at_once(sample, network):
 
 @pytest.mark.parametrize("which", ["sample", "bare"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_fast_is_the_network(which, threads, network, request):
+@pytest.mark.parametrize("kind", [FastNetwork, FusedNetwork])
+def test_fast_is_the_network(which, threads, kind, network, request):
     found = request.getfixturevalue(which)
     problem, fit = (found.problem, found.fit) if which == "sample" else found
     data = features_of(problem, fit).to_hetero_data()
@@ -68,7 +70,7 @@ def test_fast_is_the_network(which, threads, network, request):
         with torch.no_grad():
             slow = network(data)
         for most in (None, 300):
-            fast = FastNetwork(network)(data, most)
+            fast = kind(network)(data, most)
             for name in fast._fields:
                 torch.testing.assert_close(getattr(fast, name), getattr(slow, name), rtol=1e-4, atol=2e-5)
         assert torch.get_num_threads() == threads
@@ -112,7 +114,8 @@ def test_stars_without_company_are_heard_too(network, sample):
     data["measurement"].star = torch.arange(n)
     with torch.no_grad():
         slow = network(data)
-    torch.testing.assert_close(FastNetwork(network)(data, 100).weight, slow.weight, rtol=1e-4, atol=2e-5)
+    for kind in (FastNetwork, FusedNetwork):
+        torch.testing.assert_close(kind(network)(data, 100).weight, slow.weight, rtol=1e-4, atol=2e-5)
 
 
 def test_answers_are_bounded(sample, network):
