@@ -28,6 +28,8 @@ DEPARTURE = 0.01
 """What leaving the robust solution costs: the mean square of the logarithms of all factors, times this."""
 HELD_OUT = 6
 """One survey in this many is held out."""
+LARGEST_SEED = 2**53
+"""Members have seeds of their own, of 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Plan:
         for name in ("surveys", "steps", "batch", "members", "every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1")
+        if not 0 <= self.seed < LARGEST_SEED:
+            raise ValueError(f"seed is {self.seed}; it lies between 0 and {LARGEST_SEED - 1}")
         if not 0 <= self.rate < 1:
             raise ValueError(f"rate is {self.rate}; it lies between 0 and 1")
 

@@ -10,6 +10,7 @@ import torch
 from calib.cli import main
 from calib.learn import samples, train
 from calib.learn.ensemble import Ensemble
+from calib.learn.network import Network
 from calib.learn.train import HELD_OUT, OutOfTime, Plan
 from calib.learn.world import FIRST_SEED, draw_spec
 from calib.simulate import SurveySpec
@@ -132,6 +133,13 @@ def test_world_is_wide_and_holds_none_of_the_presets():
     assert any("exposures" in s.drop for s in specs)
     assert not any(s in PRESETS.values() for s in specs)
     assert max(s.n_exposures * s.stars_per_exposure for s in specs) < 40_000
+
+
+@pytest.mark.parametrize("seed", [2**53, 99999999999999999999])
+def test_seeds_that_members_could_not_have_are_refused(tmp_path, capsys, seed):
+    assert main(["train", "--out", str(tmp_path / "w.safetensors"), "--seed", str(seed)]) == 2
+    assert f"seed is {seed}; it lies between" in capsys.readouterr().err
+    train.Pupil(Plan(seed=2**53 - 1, steps=1), 99, [], start=Network())
 
 
 def test_command(folder, tmp_path, capsys):
