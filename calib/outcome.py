@@ -106,9 +106,10 @@ def outcome(
     mag = mag + np.where(star_component >= 0, anchors.offset[star_component] - level[star_component], 0.0)
     grow2 = solved.inflation**2
     shared = shared_errors(problem, solved, star_component, anchors)
+    beyond = solved.beyond + np.where(anchors.anchored[top.component], solved.beyond_if_anchored, 0.0)
     covariance = ZeropointCovariance(
         solved.equations, functional, top.component, solved.inflation[top.component], anchors.variance,
-        top.about_mean(fit.common_response_error), solved.beyond, linked, shared.zeropoints,
+        top.about_mean(fit.common_response_error), beyond, linked, shared.zeropoints,
     )  # fmt: skip
     z_err = np.sqrt(covariance.diagonal(spread.node[:n_nodes, 0, 0]))
     star_variance = np.maximum(spread.star[:, 0], 0.0)

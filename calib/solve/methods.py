@@ -49,6 +49,8 @@ class Solved:
     beyond
         (E,), variance of zero-points that the inverse does not hold, mag^2: errors that measurements share, tails of
         those that nothing checks, and members of an ensemble that disagree.
+    beyond_if_anchored
+        (E,), what is added to that where references hold the scale, not the mean of the zero-points, mag^2.
     outlier
         (n,), probability of every measurement to be an outlier, where the method has its own.
     """
@@ -60,6 +62,7 @@ class Solved:
     bootstrap_ratio: float
     trials: list[Trial]
     beyond: Array
+    beyond_if_anchored: Array
     outlier: NDArray[np.float32] | None = None
 
     def half(self) -> Half:
@@ -144,7 +147,8 @@ def stated(found: RobustFit, trials: list[Trial], err: NDArray[np.floating], see
             # few exposures say little about their own component: lean on the survey
             pooled = (inside.size * np.median(inside) + 20 * ratio) / (inside.size + 20)
             inflation[c] = np.sqrt(max(float(pooled), 1.0))
-    beyond = coherent + unchecked_variance(found, equations, spread)
+    unchecked = unchecked_variance(found, equations, spread)
     if found.design.n_measurements >= LARGE:
         equations.release()
-    return Solved(found, equations, spread, inflation, ratio, trials, beyond)
+    beyond = coherent + unchecked.about_mean
+    return Solved(found, equations, spread, inflation, ratio, trials, beyond, unchecked.anchored - unchecked.about_mean)

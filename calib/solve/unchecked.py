@@ -17,6 +17,8 @@ the residual, every zero-point feels by the square of Cov(z, prediction) / v.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -39,8 +41,17 @@ MOST = 512
 AT_ONCE = 64
 
 
-def unchecked_variance(fit: RobustFit, equations: NormalEquations, spread: Spread) -> Array:
-    """(E,), mag^2, about the mean of each component.
+class Unchecked(NamedTuple):
+    """Variances (E,), mag^2, with the mean of each component held at zero, and where references hold its scale: what
+    moves one zero-point moves the mean, and so all others, but not what references say of these.
+    """
+
+    about_mean: Array
+    anchored: Array
+
+
+def unchecked_variance(fit: RobustFit, equations: NormalEquations, spread: Spread) -> Unchecked:
+    """What zero-points may be off by for measurements that nothing checks.
 
     Parameters
     ----------
@@ -48,21 +59,31 @@ def unchecked_variance(fit: RobustFit, equations: NormalEquations, spread: Sprea
         Those whose inverse states the errors of the fit, and the variances.
     """
     design, top = fit.design, equations.topology
-    out = np.zeros(design.n_nodes)
+    out = Unchecked(np.zeros(design.n_nodes), np.zeros(design.n_nodes))
     if fit.noise.tails.is_normal:
         return out
     row, excess = _excess(fit, equations, spread.prediction)
-    if not row.size:
-        return out
     order = np.lexsort((row, -excess))
     row, excess = row[order], excess[order]
     node = design.graph.exposure[row]
     leverage = equations.w[row] * spread.prediction[row]
     for start in range(0, min(row.size, MOST), AT_ONCE):
-        part = slice(start, min(start + AT_ONCE, MOST))
-        felt = top.about_mean(_moves(equations, row[part])) / leverage[part]
-        out += (felt**2) @ excess[part]
-    np.add.at(out, node[MOST:], excess[MOST:])
+        part = slice(start, min(start + AT_ONCE, MOST, row.size))
+        moves = _moves(equations, row[part]) / leverage[part]
+        beside_most = _beside_most(moves, top.component, node[part])
+        for total, felt in zip(out, (top.about_mean(moves), beside_most), strict=True):
+            total += (felt**2) @ excess[part]
+    for total in out:
+        np.add.at(total, node[MOST:], excess[MOST:])
+    return out
+
+
+def _beside_most(moves: Array, component: NDArray[np.int32], node: NDArray[np.int32]) -> Array:
+    """Moves (E, rows) of the components that rows of some nodes are of, less what most of their zero-points do."""
+    out = np.zeros_like(moves)
+    for c in np.unique(component[node]):
+        at = np.ix_(component == c, component[node] == c)
+        out[at] = moves[at] - np.median(moves[at], axis=0)
     return out
 
 

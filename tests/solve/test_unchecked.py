@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from calib import calibrate
 from calib.config import Config
 from calib.model.problem import Problem
 from calib.model.tails import MULTIPLES, Tails
@@ -57,7 +58,7 @@ def test_pulls_of_exposures_with_one_star():
     for seed in range(8):
         problem, done = solved(survey(np.random.default_rng(seed), lone=40, exposures=80))
         at = lone_nodes(problem)
-        half, own = done.half(), unchecked_variance(done.fit, done.equations, done.spread)
+        half, own = done.half(), unchecked_variance(done.fit, done.equations, done.spread).about_mean
         pulls.append(half.zeropoint[at] / half.error[at])
         before.append(half.zeropoint[at] / np.sqrt(half.error[at] ** 2 - own[at]))
     assert np.std(before) > 2.5
@@ -74,29 +75,46 @@ def test_it_is_the_variance_of_the_noise_where_nothing_else_is_known():
     assert row.tolist() == [i]
     v = done.spread.prediction[i]
     assert excess[0] + v == pytest.approx(s2 * float(fit.noise.tails.shares @ MULTIPLES), rel=1e-3)
-    own = unchecked_variance(fit, done.equations, done.spread)
+    own, anchored = unchecked_variance(fit, done.equations, done.spread)
     size = own.size
     at = lone_nodes(problem)[0]
     assert own[at] == pytest.approx(excess[0] * (1.0 - 1.0 / size) ** 2, rel=1e-6)
     np.testing.assert_allclose(np.delete(own, at), excess[0] / size**2, rtol=1e-6)  # by the mean that is held at zero
+    assert anchored[at] == pytest.approx(excess[0], rel=1e-6)
+    assert np.delete(anchored, at).max() < 1e-12 * excess[0]
 
 
 def test_the_only_star_between_two_parts_is_felt_by_both():
     problem, done = solved(survey(np.random.default_rng(4), parts=2, bridges=1))
-    own = unchecked_variance(done.fit, done.equations, done.spread)
+    own = unchecked_variance(done.fit, done.equations, done.spread).about_mean
     assert own.min() > 0.9 * own.max() > SIGMA**2 / 4
     problem, done = solved(survey(np.random.default_rng(4), parts=2, bridges=12))
-    assert unchecked_variance(done.fit, done.equations, done.spread).max() < 0.01 * own.max()
+    assert unchecked_variance(done.fit, done.equations, done.spread).about_mean.max() < 0.01 * own.max()
+
+
+def test_references_hold_what_the_mean_would_move():
+    table = survey(np.random.default_rng(7), lone=1)
+    stars = pl.DataFrame({"star_id": np.arange(1, 40)}).with_columns(
+        mag=15.0 + 0.01 * pl.col("star_id"), mag_err=pl.lit(0.001)
+    )
+    free = calibrate(table, config=CONFIG).frames["zeropoints"]
+    anchored = calibrate(table, reference=stars, config=CONFIG).frames["zeropoints"]
+    assert anchored["anchored"].all()
+    err = [z.sort("exposure_id")["zeropoint_err"].to_numpy() for z in (free, anchored)]
+    assert err[0][-1] > 5.0 * SIGMA
+    assert err[1][-1] > 5.0 * SIGMA
+    assert err[0][:-1].min() > 0.5 * err[0][-1] / len(err[0])
+    assert err[1][:-1].max() < 0.5 * err[0][:-1].min()
 
 
 def test_nothing_where_all_is_checked_or_noise_has_no_tails():
     rng = np.random.default_rng(5)
     _, done = solved(survey(rng))
-    assert not unchecked_variance(done.fit, done.equations, done.spread).any()
+    assert not unchecked_variance(done.fit, done.equations, done.spread).about_mean.any()
     _, done = solved(survey(rng, lone=3))
     normal = replace(done.fit, noise=replace(done.fit.noise, tails=Tails.normal()))
-    assert unchecked_variance(done.fit, done.equations, done.spread).any()
-    assert not unchecked_variance(normal, done.equations, done.spread).any()
+    assert unchecked_variance(done.fit, done.equations, done.spread).about_mean.any()
+    assert not any(v.any() for v in unchecked_variance(normal, done.equations, done.spread))
 
 
 def test_moves_are_those_of_the_whole_solve(sample_with_terms):
@@ -113,10 +131,10 @@ def test_moves_are_those_of_the_whole_solve(sample_with_terms):
 
 def test_beyond_the_most_only_their_own_exposure_feels_them(monkeypatch):
     problem, done = solved(survey(np.random.default_rng(6), lone=9))
-    whole = unchecked_variance(done.fit, done.equations, done.spread)
+    whole = unchecked_variance(done.fit, done.equations, done.spread).about_mean
     monkeypatch.setattr(unchecked, "MOST", 4)
     monkeypatch.setattr(unchecked, "AT_ONCE", 3)
-    some = unchecked_variance(done.fit, done.equations, done.spread)
+    some = unchecked_variance(done.fit, done.equations, done.spread).about_mean
     at = lone_nodes(problem)
     np.testing.assert_allclose(some[at], whole[at], rtol=0.15)
     others = np.setdiff1d(np.arange(whole.size), at)
