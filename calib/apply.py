@@ -24,7 +24,8 @@ from calib.tables.columns import CONDITION_COLUMNS
 from calib.tables.convert import Exptime
 from calib.tables.errors import InputError, count
 from calib.tables.ids import names_of_text
-from calib.tables.measurements import UNSTATED, Measurements, iter_measurements, system_in_words
+from calib.tables.measurements import Measurements, iter_measurements
+from calib.tables.parts import UNSTATED, system_in_words
 from calib.tables.star_finder import StarFinder
 from calib.tables.write import ParquetSink, atomic_path
 
@@ -94,7 +95,7 @@ class Applier:
         )
         self._places = stars.select("star_id", "ra", "dec") if {"ra", "dec"} <= set(stars.columns) else None
         self._responds = "seeing_response" in stars.columns
-        self.needs = _needed(self.calibrator)
+        self.needs = self.calibrator.needs
         self.text_ids = names_of_text(self._nodes, self._stars)
         said = model.get("magnitudes")
         self._system = None if said is None else system_in_words(**said)
@@ -336,18 +337,6 @@ def apply_stream(
     else:
         raise InputError(f"{out}: cannot be written; give a name that ends in {', '.join(FORMATS)}")
     return applied
-
-
-def _needed(calibrator: Calibrator) -> tuple[str, ...]:
-    """Columns without which terms cannot be applied."""
-    field, instrument = calibrator.field, calibrator.instrument
-    own = () if instrument is None else instrument.needs
-    if field is None or not calibrator.needs_places:
-        return own
-    if field.kind == "sky":
-        return ("ra", "dec", *own)
-    places = ("x", "y", "detector") if field.n_detectors > 1 else ("x", "y")
-    return (*places, *(c for c in own if c not in places))
 
 
 def _same_type(keys: pl.DataFrame, theirs: pl.DataFrame, name: str, measurements: Measurements) -> None:

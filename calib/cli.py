@@ -49,20 +49,18 @@ def parser() -> Parser:
     _inputs(solve)
     solve.add_argument("--out", metavar="DIR", required=True, help="output folder")
     _tables(solve)
+    _config(solve)
     solve.add_argument("--reference", metavar="F", help="reference stars: star_id, or ra and dec; band, mag, mag_err")
     solve.add_argument(
         "--method", choices=("auto", "learned", "robust", "wls"), help="auto (default): what held-out stars prefer"
     )
-    solve.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where networks run (default: auto)")
     solve.add_argument("--no-adapt", action="store_true", help="use the learned method as trained, on any survey")
-    solve.add_argument("--covariance", action="store_true", help="write the covariance between all zero-points too")
-    solve.add_argument("--resume", action="store_true", help="do nothing if DIR holds this very solution already")
-    solve.add_argument("--strict", action="store_true", help="exit status 3 if the solution has any warning")
-    _quiet(solve)
+    _written(solve)
 
     check = _command(commands, "check", "validate and describe measurements; solves nothing")
     _inputs(check)
     _tables(check)
+    _config(check)
     check.add_argument("--json", action="store_true", help="print JSON")
 
     apply = _command(commands, "apply", "put more measurements of solved exposures on the calibrated scale, streaming")
@@ -70,7 +68,15 @@ def parser() -> Parser:
     _inputs(apply)
     apply.add_argument("--out", metavar="FILE", required=True, help="ends in .parquet, .csv, .fits or .ecsv")
     _tables(apply)
+    _config(apply)
     _quiet(apply)
+
+    update = _command(commands, "update", "add exposures, as of a new night, to a solution, starting from it")
+    update.add_argument("dir", metavar="DIR", help="output folder of calib solve or calib update")
+    _inputs(update)
+    update.add_argument("--out", metavar="DIR2", required=True, help="output folder, another than DIR")
+    _tables(update)
+    _written(update)
 
     compare = _command(commands, "compare", "compare two solutions, or a solution and a truth table")
     compare.add_argument("a", metavar="DIR_OR_TABLE", help="solution folder, or table of exposure_id and zeropoint")
@@ -191,7 +197,17 @@ def _tables(command: Parser) -> None:
         type=float,
         help="stars without star_id are told by position within R arcsec (default: 1)",
     )
+
+def _config(command: Parser) -> None:
     command.add_argument("--config", metavar="F.toml", help="configuration file")
+
+
+def _written(command: Parser) -> None:
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where networks run (default: auto)")
+    command.add_argument("--covariance", action="store_true", help="write the covariance between all zero-points too")
+    command.add_argument("--resume", action="store_true", help="do nothing if DIR holds this very solution already")
+    command.add_argument("--strict", action="store_true", help="exit status 3 if the solution has any warning")
+    _quiet(command)
 
 
 def _quiet(command: Parser) -> None:

@@ -21,6 +21,7 @@ from calib.model.statistics import ROWS, of_nodes, star_sums, stars_per_node
 from calib.model.tails import MULTIPLES
 from calib.solve import by_magnitude
 from calib.solve.anchoring import anchored_by_catalogue, anchored_by_stars
+from calib.solve.begin import chosen_terms
 from calib.solve.conditions import conditions_of
 from calib.solve.differential import surface_of
 from calib.solve.influence import influence, stability
@@ -314,6 +315,8 @@ def _model(problem: Problem, solved: Solved) -> dict[str, Any]:
         "color_scale": _color_scale(solved),
         "seeing_response": fit.design.star_block == 2,
         "learned": learned,
+        "terms": chosen_terms(fit),
+        "start": terms.learned(),
     }
 
 

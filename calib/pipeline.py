@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from calib.model.problem import Problem
 from calib.model.rows import NamedRows
 from calib.outcome import outcome
 from calib.solution import Solution
+from calib.solve.begin import Beginning
 from calib.solve.differential import without_differential_extinction
 from calib.solve.held_out_nights import NightSplit, score_nights
 from calib.solve.methods import Solved, resolve_robust, solve_robust, solve_wls
@@ -26,7 +28,8 @@ from calib.solve.select import deciding_part
 from calib.solve.split import Half, SplitScore, score
 from calib.tables.airmass import NO_SITE, could_have_airmass, with_airmass
 from calib.tables.errors import InputError
-from calib.tables.measurements import Measurements, read_measurements
+from calib.tables.measurements import Measurements, read_parts
+from calib.tables.parts import Part
 from calib.tables.reference import read_reference
 from calib.version import __version__
 
@@ -58,6 +61,7 @@ def calibrate(
     *,
     progress: Progress | None = None,
     keep_covariance: bool = False,
+    start: Solution | None = None,
 ) -> Solution:
     """Zero-point of every exposure from stars measured again and again.
 
@@ -66,7 +70,8 @@ def calibrate(
     Parameters
     ----------
     measurements
-        Path, folder, glob, astropy Table, polars frame or pyarrow table; or checked `Measurements`.
+        Path, folder, glob, astropy Table, polars frame or pyarrow table; a list of `calib.tables.Part`, which have
+        names and exposures of their own; or checked `Measurements`.
     exposures
         Table of exposures with mjd, night, airmass, seeing, sky, exptime, ra, dec, all optional.
     reference
@@ -78,6 +83,9 @@ def calibrate(
     keep_covariance
         Whether a survey of more than a million measurements keeps its equations in memory for `Solution.covariance`;
         smaller ones do.
+    start
+        Where the robust method begins: a solution of part of the measurements with the terms that ``config`` asks for
+        (`calib.update`).
 
     Raises
     ------
@@ -91,10 +99,10 @@ def calibrate(
     references = None if reference is None else read_reference(reference)
     text = frozenset() if references is None else references.text_ids
     if not isinstance(measurements, Measurements):
-        measurements = read_measurements(
-            measurements, columns=config.columns, exposures=exposures, text_ids=text,
-            match_radius=config.match_radius, preset=config.preset,
-        )  # fmt: skip
+        parts = measurements
+        if not (isinstance(parts, list) and parts and all(isinstance(part, Part) for part in parts)):
+            parts = [Part(measurements, exposures, config.columns, config.preset)]
+        measurements = read_parts(parts, text_ids=text, match_radius=config.match_radius)
     if references is not None and measurements.by_position and not references.by_position:
         references = read_reference(reference, by_position=True)
     elif references is not None and not references.by_position and "star_id" in measurements.text_ids - text:
@@ -118,6 +126,10 @@ def calibrate(
             " calibrate(..., keep_covariance=True)"
         )
     problem, differential = without_differential_extinction(problem, measurements.frame, config)
+    beginning = None
+    if start is not None:
+        old, model = start.frames, start.diagnostics["model"]
+        beginning = Beginning.of(problem, measurements.frame, old["zeropoints"], old["stars"], old["terms"], model)
     # the problem has sorted and numbered for itself what the table holds: a large survey is held once
     unused = measurements.frame.filter(~measurements.usable)
     measurements = replace(measurements, frame=measurements.frame.clear())
@@ -127,7 +139,7 @@ def calibrate(
     if references is not None and config.extinction == "on":
         problem = with_catalogue(problem, references.frame)
     clock("graph")
-    solved, scores, why = _solve(problem, config, progress, clock)
+    solved, scores, why = _solve(problem, config, progress, clock, beginning)
     method = why["method"]
     give_back()
     made = outcome(problem, measurements, unused, solved, None if references is None else references.frame)
@@ -154,6 +166,8 @@ def calibrate(
         "version": __version__,
         "config": config.resolved(),
         "inputs": measurements.inputs + ([] if references is None else references.inputs),
+        "parts": measurements.parts,
+        "directory": _directory(),
         "scales": {
             "time_scale": measurements.time_scale or None,
             "magnitude_system": (measurements if references is None else references).system or None,
@@ -195,7 +209,7 @@ def calibrate(
 
 
 def _solve(
-    problem: Problem, config: Config, progress: Progress | None, clock: _Clock
+    problem: Problem, config: Config, progress: Progress | None, clock: _Clock, beginning: Beginning | None
 ) -> tuple[Solved, dict[str, SplitScore], dict[str, Any]]:
     """The method that was asked for, or the one that held-out stars prefer, with the scores of all that were tried."""
     names = methods_tried(problem, config)
@@ -213,8 +227,10 @@ def _solve(
                 adaptation = adapted(problem, solved["robust"].fit, config, device=config.device)
             shift = adaptation.shift if adaptation else AS_TRAINED
             solved[name] = solve_learned(problem, solved["robust"], config.seed, device=config.device, shift=shift)
+        elif name == "robust":
+            solved[name] = solve_robust(problem, config, progress, beginning)
         else:
-            solved[name] = (solve_robust if name == "robust" else solve_wls)(problem, config, progress)
+            solved[name] = solve_wls(problem, config, progress)
     clock("solve")
     scores: dict[str, SplitScore] = {}
     part = problem
@@ -315,6 +331,14 @@ def _label(measurements: Measurements) -> str:
 
 def _reasons(measurements: Measurements) -> str:
     return ", ".join(f"{count} {name}" for name, count in measurements.counts.items() if name != "usable")
+
+
+def _directory() -> str:
+    """Where inputs whose paths are relative lie; empty where that is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
 
 
 def _peak_mb() -> float:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,9 @@ from calib.tables.json_out import to_json
 from calib.tables.schema import TOLD
 from calib.tables.solution_tables import read_solution_tables
 from calib.tables.stage import stage_folder
+
+if TYPE_CHECKING:
+    from calib.pipeline import Progress
 
 ROWS = 1_000_000
 """Rows of a row group of measurements.parquet."""
@@ -231,6 +235,47 @@ class Solution:
 
         frames = list(apply_frames(self, more, columns, exposures, preset=preset, match_radius=match_radius))
         return to_qtable(pl.concat(frames), "measurements", self.scales)
+
+    def update(
+        self, night: Any, exposures: Any = None, *, columns: Mapping[str, str] | None = None,
+        preset: str | None = None, match_radius: float | None = None, device: str | None = None,
+        covariance: bool | None = None, old: Any = None, old_exposures: Any = None, old_reference: Any = None,
+        progress: Progress | None = None, keep_covariance: bool = False,
+    ) -> Solution:  # fmt: skip
+        """Add exposures: the solve of old and new measurements together, with the terms and the method of this one.
+
+        Old tables are read again from where they were, and must not have changed.
+
+        Parameters
+        ----------
+        night, exposures
+            New measurements, and the table of their exposures, as for `calib.calibrate`. An exposure may have rows in
+            old tables too; a row that does is a duplicate.
+        columns, preset
+            Of the new tables; those of the configuration when neither is given. A column mapped to nothing is left out
+            of old tables too.
+        match_radius, device, covariance
+            In place of those of the configuration.
+        old, old_exposures, old_reference
+            Old tables that were in memory; of a solution that was updated before a list with one for each time, None
+            for those that were not.
+        progress, keep_covariance
+            As for `calib.calibrate`.
+
+        Raises
+        ------
+        calib.tables.InputError
+            A table cannot be used, or an old one is gone or has changed.
+        SolutionError
+            The solution does not say what it was made of.
+        """
+        from calib.update import Update
+
+        update = Update.of(
+            self, night, exposures, columns=columns, preset=preset, match_radius=match_radius, device=device,
+            covariance=covariance, old=old, old_exposures=old_exposures, old_reference=old_reference,
+        )  # fmt: skip
+        return update.solve(progress, keep_covariance=keep_covariance)
 
 
 def _frame(rows: NamedRows, values: PerMeasurement) -> pl.DataFrame:

@@ -48,10 +48,10 @@ class TestHelp:
     def test_module_is_the_command(self) -> None:
         done = subprocess.run([sys.executable, "-m", "calib", "--help"], capture_output=True, text=True, check=False)
         assert done.returncode == 0
-        for command in ("solve", "check", "apply", "compare", "simulate", "report", "demo"):
+        for command in ("solve", "check", "apply", "update", "compare", "simulate", "report", "demo"):
             assert re.search(rf"^    {command} ", done.stdout, re.MULTILINE)
 
-    @pytest.mark.parametrize("command", ["solve", "check", "apply", "compare", "simulate", "report", "demo"])
+    @pytest.mark.parametrize("command", ["solve", "check", "apply", "update", "compare", "simulate", "report", "demo"])
     def test_of_each_command(self, calib, command: str) -> None:
         status, out, err = calib(command, "--help")
         assert (status, err) == (0, "")
@@ -86,6 +86,7 @@ class TestWrongArguments:
             (["solve", "absent.parquet", "--out", "o"], "absent.parquet"),
             (["check", "absent/*.parquet"], "absent/"),
             (["apply", "absent", "x.parquet", "--out", "f.parquet"], "absent"),
+            (["update", "absent", "x.parquet", "--out", "o"], "absent"),
             (["compare", "absent", "gone"], "absent"),
             (["report", "absent"], "absent"),
             (["simulate", "--out", "o", "--preset", "nice"], "nice"),

@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def given_of(args: argparse.Namespace) -> dict[str, Any]:
             values["match_radius"] = float(radius)
         except ValueError:
             raise ConfigError(f"CALIB_MATCH_RADIUS is {radius!r}; it is in arcsec") from None
-    if args.config is not None:
+    if getattr(args, "config", None) is not None:
         given = _from_file(args.config)
         columns |= given.pop("columns", {})
         values |= given
@@ -127,6 +127,22 @@ def check_folder(out: str) -> None:
     if final.exists() and not final.is_dir():
         raise InputError(f"{out}: is a file; give a folder with --out")
     _try_to_write(out, final)
+
+
+def keep_inputs(out: str, names: Iterable[str | None]) -> None:
+    """Refuse to write a solution over one of the tables it is made of, or among those of a folder.
+
+    Raises
+    ------
+    InputError
+        It would replace or join one of them.
+    """
+    from calib.tables.stage import SOLUTION_FILES
+
+    folder = Path(out).resolve()
+    for name in names:
+        if name is not None and Path(name).resolve() in {folder, *(folder / file for file in SOLUTION_FILES)}:
+            raise InputError(f"{out}: a solution in it would replace or join the input {name}; give another --out")
 
 
 def check_file(out: str) -> None:

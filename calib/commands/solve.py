@@ -9,22 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from calib.cli import DONE, STRICT
-from calib.commands.options import check_device, check_folder, config_of, progress
+from calib.commands.options import check_device, check_folder, config_of, keep_inputs, progress
 from calib.config import Config
-from calib.tables.errors import InputError
 
 
 def run(args: argparse.Namespace) -> int:
     """Solve, write the folder, print the summary."""
     config = config_of(args)
     check_folder(args.out)
-    _keep_inputs(args)
+    keep_inputs(args.out, [*args.inputs, args.exposures, args.reference])
     check_device(config.device, "calib solve")
     given = {"inputs": args.inputs, "exposures": args.exposures, "reference": args.reference}
     if args.resume and (run := finished(args.out, given, config)) is not None:
         if not args.quiet:
             print(f"{args.out} holds this very solution already: same inputs, configuration and version")
-        return _status(args, run["warnings"])
+        return status(args, run["warnings"])
     from calib.memory import return_at_once
     from calib.pipeline import calibrate
 
@@ -36,24 +35,15 @@ def run(args: argparse.Namespace) -> int:
         solution.write(args.out)
     if not args.quiet:
         print("\n".join(summary(solution, args.out)))
-    return _status(args, solution.diagnostics["warnings"])
+    return status(args, solution.diagnostics["warnings"])
 
 
-def _keep_inputs(args: argparse.Namespace) -> None:
-    """Refuse to write a solution over one of the tables it is made of, or among those of a folder."""
-    from calib.tables.stage import SOLUTION_FILES
-
-    out = Path(args.out).resolve()
-    for name in (*args.inputs, args.exposures, args.reference):
-        if name is not None and Path(name).resolve() in {out, *(out / file for file in SOLUTION_FILES)}:
-            raise InputError(f"{args.out}: a solution in it would replace or join the input {name}; give another --out")
-
-
-def _status(args: argparse.Namespace, warnings: list[str]) -> int:
+def status(args: argparse.Namespace, warnings: list[str]) -> int:
+    """Return the exit status of a solve with these warnings, and say why if --strict makes one fatal."""
     if not (args.strict and warnings):
         return DONE
     more = f" (and {len(warnings) - 1} more in run.json)" if len(warnings) > 1 else ""
-    print(f"calib solve: --strict: {warnings[0]}{more}", file=sys.stderr)
+    print(f"calib {args.command}: --strict: {warnings[0]}{more}", file=sys.stderr)
     return STRICT
 
 

@@ -121,6 +121,17 @@ class Calibrator:
         """Whether a measurement's place in the field matters."""
         return bool(self.surface.any()) or self.flat is not None
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns without which terms cannot be applied."""
+        own = () if self.instrument is None else self.instrument.needs
+        if self.field is None or not self.needs_places:
+            return own
+        if self.field.kind == "sky":
+            return ("ra", "dec", *own)
+        places = ("x", "y", "detector") if self.field.n_detectors > 1 else ("x", "y")
+        return (*places, *(c for c in own if c not in places))
+
     def at_places(
         self, mag: Array, mag_err: NDArray[np.floating], node: NDArray[np.integer], xy: Places | None, response: Array
     ) -> tuple[Array, Array]:

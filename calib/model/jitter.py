@@ -15,6 +15,7 @@ back as scatter.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -92,9 +93,13 @@ class JitterPrior:
         self._counts: Array | None = None
         self._kinds: Array | None = None
 
-    def like(self, other: JitterPrior) -> None:
+    def learned(self) -> dict[str, list[float]]:
+        """The shares, as JSON has them."""
+        return {name: getattr(self, name).tolist() for name in ("shares", "kinds", "multiples")}
+
+    def begin(self, learned: Mapping[str, Sequence[float]]) -> None:
         """Begin from the shares that another has learned."""
-        self.shares, self.kinds, self.multiples = other.shares.copy(), other.kinds.copy(), other.multiples.copy()
+        self.shares, self.kinds, self.multiples = (np.array(learned[n]) for n in ("shares", "kinds", "multiples"))
 
     def observe(self, value: Array, variance: Array, step: float = 1.0) -> None:
         """New sites from the posterior means and variances (N,) of all jitters, under the sites there are.

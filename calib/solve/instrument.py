@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from numba import njit
 from numpy.typing import NDArray
 
@@ -218,6 +219,17 @@ class Instrument:
             self.value[:B, :F] = other.value[:B, :F]
             for mine, theirs in zip(self.priors, other.priors, strict=False):
                 mine.scale, mine.dof = theirs.scale, theirs.dof
+        return self
+
+    def begin(self, terms: pl.DataFrame, bands: list[str]) -> Instrument:
+        """Begin from the rows of terms.ecsv that another solve has found, by band and detector."""
+        camera = self.columns.camera
+        kinds = camera.kinds[: self.columns.n_kinds]
+        known = terms.filter(pl.col("name").is_in(kinds) & pl.col("band").is_in(bands[: self.value.shape[0]]))
+        place = {name: d for d, name in enumerate(camera.names)}
+        for name, band, detector, value in known.select("name", "band", "detector", "value").iter_rows():
+            if detector in place:
+                self.value[bands.index(band), kinds.index(name), place[detector]] = value
         return self
 
     def added_to(self, m: Array) -> Array:

@@ -12,6 +12,7 @@ from calib.config import Config
 from calib.model.noise import LARGE, NodeSums, NoiseModel, Weighted
 from calib.model.problem import Problem
 from calib.model.tails import Tails
+from calib.solve.begin import Beginning, begun_fit
 from calib.solve.border import Border
 from calib.solve.by_magnitude import by_magnitude
 from calib.solve.clusters import bootstrap_variances
@@ -74,9 +75,17 @@ class Solved:
         return Half(z, np.sqrt(variance), top.component)
 
 
-def solve_robust(problem: Problem, config: Config, progress: Progress | None = None) -> Solved:
-    """Expected weights, variances by REML, local terms and night levels where they earn their place."""
-    found, trials = robust_fit(problem, config, progress)
+def solve_robust(
+    problem: Problem, config: Config, progress: Progress | None = None, beginning: Beginning | None = None
+) -> Solved:
+    """Expected weights, variances by REML, local terms and night levels where they earn their place.
+
+    Terms earn none anew where an older solution is begun from.
+    """
+    if beginning is None:
+        found, trials = robust_fit(problem, config, progress)
+    else:
+        found, trials = begun_fit(problem, config, beginning, progress)
     return stated(found, trials, problem.err, config.seed)
 
 

@@ -112,16 +112,20 @@ class RobustFit:
 
 
 def absolute_start(
-    design: Design, m: Array, err: NDArray[np.float32], topology: Topology, floor: float = 0.005, passes: int = 12
-) -> Estimate:
+    design: Design, m: Array, err: NDArray[np.float32], topology: Topology, floor: float = 0.005, passes: int = 12,
+    residual: Array | None = None,
+) -> Estimate:  # fmt: skip
     """Least absolute deviations by reweighting: convex, so no exposure can be clipped away by a bad beginning.
 
-    Weights never exceed 1 / (sigma^2 + floor^2), with the corner rounded more finely from pass to pass.
+    Weights never exceed 1 / (sigma^2 + floor^2), with the corner rounded more finely from pass to pass. Where residuals
+    (n,) are known beforehand, NaN where not, fewer passes do: it ends when the corner is as fine as it gets.
     """
     plain = design.with_terms(0, None)
     none = Prior.none(plain)
     scale: NDArray[np.floating] = np.sqrt((err if m.size >= LARGE else err.astype(float)) ** 2 + floor**2)
     w = 1.0 / scale**2
+    if residual is not None:
+        _round_corner(scale, np.nan_to_num(residual), 1.0, w)
     estimate = NormalEquations(plain, m, w, none, topology).estimate()
     again = _seen_again(design)
     rough = np.abs(estimate.residual[again]) / scale[again]
@@ -130,6 +134,8 @@ def absolute_start(
         _round_corner(scale, estimate.residual, corner, w)
         del estimate
         estimate = NormalEquations(plain, m, w, none, topology).estimate()
+        if residual is not None and corner == 1.0:
+            break
         corner = max(1.0, 0.5 * corner)
     return estimate
 

@@ -154,18 +154,16 @@ def robust_fit(
         whole, problem.m, problem.err, problem.band, border, start=start, noise=noise, terms=terms,
         instrument=instrument, max_passes=config.max_passes, tolerance=config.tolerance, progress=step,
     )  # fmt: skip
-    if latent:
-        final = _with_latent(problem, final, config, step)
+    seeing = latent_seeing(final) if latent else None
+    if seeing is not None:
+        final = with_latent(problem, final, seeing, config, step)
     return final, trials
 
 
-def _with_latent(
-    problem: Problem, fitted: RobustFit, config: Config, progress: Callable[[int, float], None] | None
+def with_latent(
+    problem: Problem, fitted: RobustFit, seeing: Array, config: Config, progress: Callable[[int, float], None] | None
 ) -> RobustFit:
-    """The fit of a large survey once more, with the latent seeing that its own residuals show."""
-    seeing = latent_seeing(fitted)
-    if seeing is None:
-        return fitted
+    """A fit once more, with a latent seeing that its own residuals show."""
     whole = fitted.design.with_terms(fitted.design.degree, seeing, fitted.design.by_magnitude)
     terms = Terms(whole, fitted.terms.border).like(fitted.terms)
     noise, instrument = fitted.noise.copy(), instrument_of(problem, whole, fitted.instrument)

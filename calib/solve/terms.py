@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,13 +69,24 @@ class Terms:
 
     def like(self, other: Terms) -> Terms:
         """Begin from what another survey, or another part of this one, has learned of the terms that both have."""
-        mine, theirs = self._scales(), other._scales()
-        for name in mine.keys() & theirs.keys():
-            mine[name].scale, mine[name].dof = theirs[name].scale, theirs[name].dof
-        if self.response is not None and other.response is not None:
-            self.response.shares = other.response.shares.copy()
-        if self.levels is not None and other.levels is not None:
-            self.levels.jitter.like(other.levels.jitter)
+        return self.begin(other.learned())
+
+    def learned(self) -> dict[str, Any]:
+        """What another may begin from, as JSON has it: scale, mag^2, and dof of every prior, and shares of mixtures."""
+        scales = {name: [prior.scale, prior.dof] for name, prior in self._scales().items()}
+        response = None if self.response is None else self.response.shares.tolist()
+        jitter = None if self.levels is None else self.levels.jitter.learned()
+        return {"scales": scales, "response": response, "jitter": jitter}
+
+    def begin(self, learned: dict[str, Any]) -> Terms:
+        """Begin from what `learned` of others says of the terms that these have too."""
+        for name, prior in self._scales().items():
+            if name in learned["scales"]:
+                prior.scale, prior.dof = learned["scales"][name]
+        if self.response is not None and learned["response"] is not None:
+            self.response.shares = np.array(learned["response"])
+        if self.levels is not None and learned["jitter"] is not None:
+            self.levels.jitter.begin(learned["jitter"])
         return self
 
     def observe(self, design: Design, estimate: Estimate, spread: Spread, step: float = 1.0) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,11 @@ class ExposureTable:
     time_scale: str = ""
     warnings: list[str] = field(default_factory=list)
     inputs: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def has_text_ids(self) -> bool:
+        """Whether exposure_id is text."""
+        return self.frame["exposure_id"].dtype == pl.String
 
     @property
     def has_band(self) -> bool:
@@ -151,10 +156,17 @@ def load_exposures(
             parts.append(pl.DataFrame(series))
         table.inputs.append(
             {"path": source.label, "rows": rows, "sha256": source.sha256(), "columns": {**keys, **names}}
+            | kind("exposures")
         )
     if not parts or not sum(p.height for p in parts):
         raise InputError(f"{table.label}: the exposure table has no rows")
     table.frame = pl.concat(parts, rechunk=True)
+    _refuse_repeated(table)
+    table.warnings += written_notes(notes)
+    return table
+
+
+def _refuse_repeated(table: ExposureTable) -> None:
     key = [c for c in ("exposure_id", "band") if c in table.frame.columns]
     repeated = table.frame.filter(table.frame.select(key).is_duplicated())
     if repeated.height:
@@ -163,8 +175,41 @@ def load_exposures(
             f"{table.label}: {count(repeated.height, 'row')} share {' and '.join(key)} with another (first: {first}); "
             "give one row per exposure" + ("" if "band" in key else ", or a column band that tells them apart")
         )
-    table.warnings += written_notes(notes)
-    return table
+
+
+def union(tables: Sequence[ExposureTable]) -> ExposureTable:
+    """Put exposure tables together: an exposure that several have with the same conditions counts once.
+
+    Parameters
+    ----------
+    tables : sequence of ExposureTable
+        One or more.
+
+    Raises
+    ------
+    InputError
+        Their columns differ, or what two of them say of an exposure.
+    """
+    first = tables[0]
+    if len(tables) == 1:
+        return first
+    for table in tables:
+        if table.frame.schema != first.frame.schema:
+            raise InputError(f"{table.label}: its columns or their types differ from those of {first.label}")
+    out = ExposureTable(
+        pl.concat([table.frame for table in tables]).unique(maintain_order=True),
+        ", ".join(dict.fromkeys(table.label for table in tables)),
+        next((table.time_scale for table in tables if table.time_scale), ""),
+        list(dict.fromkeys(text for table in tables for text in table.warnings)),
+        [record for table in tables for record in table.inputs],
+    )
+    _refuse_repeated(out)
+    return out
+
+
+def kind(name: str, part: int = 0) -> dict[str, Any]:
+    """Return what the record of an input says of its place among all: what it holds, and of which part it is."""
+    return {"kind": name, "part": part}
 
 
 def read_exposures(exposures: Any, columns: Mapping[str, str] | None = None) -> pl.DataFrame:
@@ -227,7 +272,7 @@ class ExposureGatherer:
             self._limit = max(_COMPACT_ROWS, 4 * self._height)
 
     def _merge(self) -> pl.DataFrame:
-        frame = pl.concat(self._parts, how="vertical")
+        frame = pl.concat(self._parts, how="diagonal")
         how = {"min": "min", "max": "max"}
         rest = [c for c in frame.columns if c not in {"exposure_id", "band"}]
         return frame.group_by("exposure_id", "band").agg(
@@ -299,7 +344,8 @@ def join_exposures(
         for c in names:
             parts = [pl.col(f"{c}.table")] + ([pl.col(c)] if c in measured.columns else [])
             frame = frame.with_columns(pl.coalesce(parts).alias(c)).drop(f"{c}.table")
-        lacking = measured.join(table.frame, on=keys, how="anti")
+        unknown = frame.filter(pl.all_horizontal(pl.col(c).is_null() for c in names)) if names else frame
+        lacking = unknown.join(table.frame, on=keys, how="anti")
         if lacking.height:
             warnings.append(
                 f"{table.label}: {count(lacking.height, 'exposure')} of {measured.height:,} measured are not in it "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,21 +12,17 @@ from numpy.typing import NDArray
 
 from calib.config import MATCH_RADIUS
 from calib.tables.association import Association, associate
-from calib.tables.columns import CONDITION_COLUMNS, check_mapping, missing_column
 from calib.tables.convert import Chunk, Converter, Exptime, written_notes
 from calib.tables.duplicates import mark_duplicates
 from calib.tables.errors import InputError
-from calib.tables.exposures import CONDITIONS, ExposureGatherer, ExposureTable, join_exposures, load_exposures
+from calib.tables.exposures import CONDITIONS, ExposureGatherer, ExposureTable, join_exposures, kind
 from calib.tables.gather import Gatherer
-from calib.tables.ids import names_of_text, read_ids_alike
+from calib.tables.ids import names_of_text
 from calib.tables.misplaced import mark_misplaced
-from calib.tables.presets import PRESETS, mapping_of
+from calib.tables.parts import Part, open_parts
 from calib.tables.reasons import count_reasons
-from calib.tables.sources import CHUNK_ROWS, Source, open_partitioned
+from calib.tables.sources import CHUNK_ROWS, Source
 from calib.tables.star_finder import StarFinder
-
-UNSTATED = "without a stated system"
-"""What magnitudes of a column without a unit are said to be."""
 
 
 @dataclass
@@ -60,7 +56,9 @@ class Measurements:
     association : Association or None
         How, where all rows were told apart.
     inputs : list of dict
-        path, rows, sha256 (None for a table in memory), columns (canonical to own name), of every file.
+        path, rows, sha256 (None for a table in memory), columns (canonical to own name), kind and part, of every file.
+    parts : list of dict
+        columns and preset of every part, as they were asked for.
     warnings : list of str
     """
 
@@ -74,6 +72,7 @@ class Measurements:
     by_position: bool = False
     association: Association | None = None
     inputs: list[dict[str, Any]] = field(default_factory=list)
+    parts: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -140,11 +139,32 @@ def read_measurements(
     InputError
         The table cannot be used as it is; one line says why and what to do.
     """
-    mapping = check_mapping(columns)
-    sources, table, converters = _open(inputs, mapping, exposures, text_ids, preset=preset)
-    gatherer, exposure_gatherer = Gatherer(sum(s.rows or 0 for s in sources)), ExposureGatherer()
+    return read_parts([Part(inputs, exposures, columns or {}, preset)], text_ids=text_ids, match_radius=match_radius)
+
+
+def read_parts(
+    parts: Sequence[Part], *, text_ids: Iterable[str] = (), match_radius: float = MATCH_RADIUS
+) -> Measurements:
+    """Read tables with names of their own as one table of measurements, part after part.
+
+    Parameters
+    ----------
+    parts
+        All have the same columns, under whatever names; a condition may stand with the measurements of one and in the
+        exposure table of another.
+    text_ids, match_radius
+        As for `read_measurements`.
+
+    Raises
+    ------
+    InputError
+        As for `read_measurements`.
+    """
+    opened, table = open_parts(parts, text_ids)
+    first = opened[0]
+    gatherer, exposure_gatherer = Gatherer(sum(one.source.rows or 0 for one in opened)), ExposureGatherer()
     records, warnings = [], [] if table is None else list(table.warnings)
-    for source, converter in zip(sources, converters, strict=True):
+    for source, converter, part in opened:
         rows = 0
         for raw in source.chunks(converter.columns):
             chunk = _banded(converter(raw), table)
@@ -153,14 +173,16 @@ def read_measurements(
             gatherer.add(chunk, source.label)
             exposure_gatherer.add(chunk.keys, chunk.conditions, _sky(chunk))
         own = {**converter.names, **converter.conditions}
-        records.append({"path": source.label, "rows": rows, "sha256": source.sha256(), "columns": own})
+        records.append(
+            {"path": source.label, "rows": rows, "sha256": source.sha256(), "columns": own} | kind("measurements", part)
+        )
         warnings += source.notes + written_notes(converter.notes)
     if not gatherer.rows:
-        raise InputError(f"{sources[0].label}: the table has no rows")
+        raise InputError(f"{first.source.label}: the table has no rows")
     frame, reason, bands = gatherer.finish()
     mark_duplicates(frame, reason)
     association = None
-    if converters[0].by_position:
+    if first.converter.by_position:
         frame, association = associate(frame, reason, match_radius)
         warnings += association.warnings
     elif {"ra", "dec"} <= set(frame.columns):
@@ -168,19 +190,20 @@ def read_measurements(
     measured, more = exposure_gatherer.frame()
     joined, missing = join_exposures(measured, table)
     joined = joined.with_columns(pl.col("band").cast(bands))
-    warnings += more + missing + _count_warnings(converters[0])
+    warnings += more + missing + _count_warnings(first.converter)
     records += [] if table is None else table.inputs
     return Measurements(
         frame,
         reason,
         joined,
-        given=_given(converters[0], joined, joined["band"]),
-        system=converters[0].system,
-        undivided=converters[0].undivided,
-        time_scale=_time_scale(sources[0], converters[0], table),
+        given=_given(first.converter, joined, joined["band"]),
+        system=first.converter.system,
+        undivided=first.converter.undivided,
+        time_scale=_time_scale(first.source, first.converter, table),
         by_position=association is not None,
         association=association,
         inputs=records,
+        parts=[{"columns": dict(part.columns), "preset": part.preset} for part in parts],
         warnings=list(dict.fromkeys(warnings)),
     )
 
@@ -227,21 +250,20 @@ def iter_measurements(
     InputError
         As for `read_measurements`; for a fault in the values when its batch is reached.
     """
-    mapping = check_mapping(columns)
-    sources, table, converters = _open(inputs, mapping, exposures, text_ids, spare, exptime, preset)
-    finder = None
-    if converters[0].by_position:
+    opened, table = open_parts([Part(inputs, exposures, columns or {}, preset)], text_ids, spare, exptime)
+    label, finder = opened[0].source.label, None
+    if opened[0].converter.by_position:
         if stars is None:
             raise InputError(
-                f"{sources[0].label}: no column star_id, and stars are told by position only where all rows are read "
+                f"{label}: no column star_id, and stars are told by position only where all rows are read "
                 "together; map one with --columns star_id=THEIR_NAME"
             )
-        finder = stars(sources[0].label)
+        finder = stars(label)
     # whether there are bands is said for all batches alike, whatever exposures are in them
     bands_known = table.frame["band"] if table is not None and table.has_band else pl.Series("band", [], pl.String)
     types: dict[str, Any] = {}
     seen = 0
-    for source, converter in zip(sources, converters, strict=True):
+    for source, converter, _ in opened:
         for raw in source.chunks(converter.columns, batch_rows):
             chunk = _banded(converter(raw), table)
             seen += chunk.keys.height
@@ -271,67 +293,7 @@ def iter_measurements(
                 warnings=source.notes + written_notes(converter.notes) + more + _count_warnings(converter),
             )
     if not seen:
-        raise InputError(f"{sources[0].label}: the table has no rows")
-
-
-def _open(
-    inputs: Any, mapping: Mapping[str, str], exposures: Any, text_ids: Iterable[str], spare: Collection[str] = (),
-    exptime: Exptime | None = None, preset: str = "",
-) -> tuple[list[Source], ExposureTable | None, list[Converter]]:  # fmt: skip
-    """The tables, made ready to be read."""
-    sources = open_partitioned(inputs)
-    explicit, mapping = mapping, mapping_of(preset, sources, mapping)
-    if preset:
-        PRESETS[preset].check(sources[0], mapping, explicit)
-    text = read_ids_alike(sources, mapping, text_ids)
-    table = None
-    if exposures is not None:
-        table = load_exposures(exposures, explicit, text, preset)
-        if table.frame["exposure_id"].dtype == pl.String:
-            read_ids_alike(sources, mapping, {*text, "exposure_id"})
-    _check_conditions({name: own for name, own in explicit.items() if name not in spare}, sources, table)
-    return sources, table, _converters(sources, mapping, table, exptime)
-
-
-def _converters(
-    sources: list[Source], mapping: Mapping[str, str], table: ExposureTable | None, exptime: Exptime | None = None
-) -> list[Converter]:
-    """One for each table; all must have the same columns and the same kind of brightness."""
-    converters = [Converter(source, mapping, by_position=True) for source in sources]
-    first = converters[0]
-    for source, converter in zip(sources, converters, strict=True):
-        if table is not None and "exptime" in table.frame.columns:
-            converter.exptime = table.exptime
-        converter.other_exptime = exptime
-        for mine, others in ((converter, first), (first, converter)):
-            for name in {**mine.names, **mine.conditions}:
-                if name not in others.names and name not in others.conditions:
-                    raise InputError(
-                        f"{others.source.label}: no column {name}, which {mine.source.label} has; "
-                        f"add it, or leave it out of all with --columns {name}="
-                    )
-        said, wanted = (system_in_words(c.system, c.undivided) for c in (converter, first))
-        if said != wanted:
-            raise InputError(
-                f"{source.label}: magnitudes are {said} and in {first.source.label} {wanted}; give one system"
-            )
-    return converters
-
-
-def system_in_words(system: str, undivided: bool) -> str:
-    """Return what magnitudes are, as messages say it: two that differ have no common scale."""
-    return "of counts of whole exposures" if undivided else system or UNSTATED
-
-
-def _check_conditions(mapping: Mapping[str, str], sources: Iterable[Source], table: ExposureTable | None) -> None:
-    """Refuse a condition that is not mapped to a column that the measurements or the exposure table have."""
-    known = {name for source in sources for name in source.names}
-    if table is not None:
-        known |= {own for record in table.inputs for own in record["columns"].values()}
-    for name, own in mapping.items():
-        if name in CONDITION_COLUMNS and own and own not in known:
-            source = next(iter(sources))
-            raise missing_column(source.label, f"{own}, which {name} was mapped to", source.names)
+        raise InputError(f"{label}: the table has no rows")
 
 
 def _banded(chunk: Chunk, table: ExposureTable | None) -> Chunk:

@@ -13,6 +13,7 @@ from calib.config import MATCH_RADIUS
 from calib.tables.columns import check_mapping, resolve
 from calib.tables.convert import Chunk, Converter, written_notes
 from calib.tables.errors import InputError, count
+from calib.tables.exposures import kind
 from calib.tables.ids import names_of_text, read_ids_alike
 from calib.tables.measurements import Measurements
 from calib.tables.reasons import UNUSED_REASONS, count_reasons, mark
@@ -187,7 +188,10 @@ def read_reference(
                     raise InputError(f"{source.label}: star_id is not in all of the reference tables; give it in all")
             elif ours != first:
                 raise InputError(f"{source.label}: star_id is {ours} and in {label} {first}; give one type in all")
-        records.append({"path": source.label, "rows": rows, "sha256": source.sha256(), "columns": converter.names})
+        records.append(
+            {"path": source.label, "rows": rows, "sha256": source.sha256(), "columns": converter.names}
+            | kind("reference")
+        )
         warnings += source.notes + written_notes(converter.notes)
     if not parts:
         raise InputError(f"{label}: the reference table has no rows")
