@@ -107,7 +107,8 @@ def outcome(
     mag = mag + np.where(star_component >= 0, anchors.offset[star_component] - level[star_component], 0.0)
     grow2 = solved.inflation**2
     shared = shared_errors(problem, solved, star_component, anchors)
-    beyond = solved.beyond + np.where(anchors.anchored[top.component], solved.beyond_if_anchored, 0.0)
+    unchecked = solved.unchecked
+    beyond = solved.beyond + np.where(anchors.anchored[top.component], unchecked.anchored, unchecked.about_mean)
     covariance = ZeropointCovariance(
         solved.equations, functional, top.component, solved.inflation[top.component], anchors.variance,
         top.about_mean(fit.common_response_error), beyond, linked, shared.zeropoints,

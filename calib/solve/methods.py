@@ -21,7 +21,7 @@ from calib.solve.robust import RobustFit, absolute_start, fit, stated_spread
 from calib.solve.select import Trial, border_of, design_of, instrument_of, robust_fit
 from calib.solve.split import Half
 from calib.solve.terms import Terms
-from calib.solve.unchecked import unchecked_variance
+from calib.solve.unchecked import Unchecked, unchecked_variance
 
 Array = NDArray[np.float64]
 Progress = Callable[[str, int, float], None]
@@ -48,10 +48,10 @@ class Solved:
     trials
         Local terms tried.
     beyond
-        (E,), variance of zero-points that the inverse does not hold, mag^2: errors that measurements share, tails of
-        those that nothing checks, and members of an ensemble that disagree.
-    beyond_if_anchored
-        (E,), what is added to that where references hold the scale, not the mean of the zero-points, mag^2.
+        (E,), variance of zero-points that the inverse does not hold, mag^2: errors that measurements share, and members
+        of an ensemble that disagree.
+    unchecked
+        Variance of zero-points for the tails of measurements that nothing checks.
     outlier
         (n,), probability of every measurement to be an outlier, where the method has its own.
     """
@@ -63,11 +63,14 @@ class Solved:
     bootstrap_ratio: float
     trials: list[Trial]
     beyond: Array
-    beyond_if_anchored: Array
+    unchecked: Unchecked
     outlier: NDArray[np.float32] | None = None
 
     def half(self) -> Half:
-        """Zero-points and errors, as star-split compares them."""
+        """Zero-points and errors, as star-split compares them.
+
+        Tails that nothing checks are left out: the score is a likelihood of normal errors.
+        """
         top, n = self.equations.topology, self.fit.design.n_nodes
         z = top.about_mean(self.fit.estimate.theta[:n, 0] + self.fit.faint_blends)
         z[top.size[top.component] < 2] = np.nan
@@ -159,5 +162,4 @@ def stated(found: RobustFit, trials: list[Trial], err: NDArray[np.floating], see
     unchecked = unchecked_variance(found, equations, spread)
     if found.design.n_measurements >= LARGE:
         equations.release()
-    beyond = coherent + unchecked.about_mean
-    return Solved(found, equations, spread, inflation, ratio, trials, beyond, unchecked.anchored - unchecked.about_mean)
+    return Solved(found, equations, spread, inflation, ratio, trials, coherent, unchecked)

@@ -59,8 +59,8 @@ def test_pulls_of_exposures_with_one_star():
         problem, done = solved(survey(np.random.default_rng(seed), lone=40, exposures=80))
         at = lone_nodes(problem)
         half, own = done.half(), unchecked_variance(done.fit, done.equations, done.spread).about_mean
-        pulls.append(half.zeropoint[at] / half.error[at])
-        before.append(half.zeropoint[at] / np.sqrt(half.error[at] ** 2 - own[at]))
+        pulls.append(half.zeropoint[at] / np.sqrt(half.error[at] ** 2 + own[at]))
+        before.append(half.zeropoint[at] / half.error[at])
     assert np.std(before) > 2.5
     assert 0.7 < np.std(pulls) < 1.1  # below one by the excess noise that exposures might have, which these have not
 
