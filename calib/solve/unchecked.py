@@ -32,6 +32,8 @@ Array = NDArray[np.float64]
 
 UNCHECKED = 0.8
 """Leverage from which a measurement counts as not checked by others."""
+BY_EXPOSURE = 0.25
+"""Part of it that has to be its exposure's, and so move a zero-point: a star's other measurement may have no weight."""
 MOST_LEVERAGE = 1.0 - 1e-9
 FURTHEST = 3.0
 """Standard deviations of the noise that d is taken to be at most: what is further off has lost its weight and its
@@ -94,7 +96,9 @@ def _excess(
     design, noise = fit.design, fit.noise
     star_ptr, node = design.graph.star_ptr, design.graph.exposure
     linked = equations.topology.size[equations.topology.component] > 1
-    row = _unchecked(star_ptr, node, equations.w, prediction, linked)
+    seeing = np.zeros(1) if design.response is None else design.response
+    stars = equations.star_inverse, design.star_block, seeing
+    row = _unchecked(star_ptr, node, equations.w, prediction, *stars, linked)
     star = np.searchsorted(star_ptr, row, "right") - 1
     s2 = noise.base(node[row], fit.err[row]) + fit.weighted.variability[star]
     v, residual = prediction[row].astype(float), fit.estimate.residual[row].astype(float)
@@ -135,13 +139,19 @@ def _moves(equations: NormalEquations, rows: NDArray[np.int64]) -> Array:
 
 
 @njit(cache=True, nogil=True)
-def _unchecked(star_ptr, node, w, v, linked):
-    # rows of a leverage beyond UNCHECKED, of stars that others saw too in exposures that are linked
+def _unchecked(star_ptr, node, w, v, inv, P, h, linked):
+    # rows of a leverage beyond UNCHECKED, by what is not known of their exposures, of stars that others saw too
     found = []
     for s in range(star_ptr.size - 1):
         if star_ptr[s + 1] - star_ptr[s] < 2:
             continue
         for i in range(star_ptr[s], star_ptr[s + 1]):
-            if w[i] * v[i] > UNCHECKED and linked[node[i]]:
+            e = node[i]
+            if not (w[i] * v[i] > UNCHECKED and linked[e]):
+                continue
+            star = inv[s, 0]
+            if P == 2:
+                star += h[e] * (2.0 * inv[s, 1] + h[e] * inv[s, 2])
+            if w[i] * (v[i] - star) > BY_EXPOSURE:
                 found.append(i)
     return np.array(found, np.int64)

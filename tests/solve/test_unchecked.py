@@ -117,6 +117,15 @@ def test_nothing_where_all_is_checked_or_noise_has_no_tails():
     assert not any(v.any() for v in unchecked_variance(normal, done.equations, done.spread))
 
 
+def test_a_star_whose_other_measurement_is_bad_leaves_its_exposures_checked():
+    table = survey(np.random.default_rng(8), stars=30)
+    pair = pl.DataFrame({"star_id": [900, 900], "exposure_id": [0, 1], "mag": [16.0, 19.0], "mag_err": [SIGMA, 1.0]})
+    problem, done = solved(pl.concat([table, pair]))
+    star = problem.graph.star() == problem.stars["star_id"].to_list().index(900)
+    assert (done.equations.w * done.spread.prediction)[star].max() > unchecked.UNCHECKED
+    assert not done.unchecked.about_mean.any()
+
+
 def test_moves_are_those_of_the_whole_solve(sample_with_terms):
     fit = sample_with_terms
     equations, _ = stated_spread(fit)
