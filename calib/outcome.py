@@ -27,6 +27,7 @@ from calib.solve.differential import surface_of
 from calib.solve.influence import influence, stability
 from calib.solve.methods import Solved
 from calib.solve.shared import shared_errors
+from calib.solve.unchecked import unchecked_variance
 from calib.tables.measurements import Measurements
 from calib.terms import term_rows
 
@@ -107,7 +108,7 @@ def outcome(
     mag = mag + np.where(star_component >= 0, anchors.offset[star_component] - level[star_component], 0.0)
     grow2 = solved.inflation**2
     shared = shared_errors(problem, solved, star_component, anchors)
-    unchecked = solved.unchecked
+    unchecked = unchecked_variance(fit, solved.equations, solved.spread)
     beyond = solved.beyond + np.where(anchors.anchored[top.component], unchecked.anchored, unchecked.about_mean)
     covariance = ZeropointCovariance(
         solved.equations, functional, top.component, solved.inflation[top.component], anchors.variance,

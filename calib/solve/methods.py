@@ -21,7 +21,6 @@ from calib.solve.robust import RobustFit, absolute_start, fit, stated_spread
 from calib.solve.select import Trial, border_of, design_of, instrument_of, robust_fit
 from calib.solve.split import Half
 from calib.solve.terms import Terms
-from calib.solve.unchecked import Unchecked, unchecked_variance
 
 Array = NDArray[np.float64]
 Progress = Callable[[str, int, float], None]
@@ -50,8 +49,6 @@ class Solved:
     beyond
         (E,), variance of zero-points that the inverse does not hold, mag^2: errors that measurements share, and members
         of an ensemble that disagree.
-    unchecked
-        Variance of zero-points for the tails of measurements that nothing checks.
     outlier
         (n,), probability of every measurement to be an outlier, where the method has its own.
     """
@@ -63,13 +60,12 @@ class Solved:
     bootstrap_ratio: float
     trials: list[Trial]
     beyond: Array
-    unchecked: Unchecked
     outlier: NDArray[np.float32] | None = None
 
     def half(self) -> Half:
         """Zero-points and errors, as star-split compares them.
 
-        Tails that nothing checks are left out: the score is a likelihood of normal errors.
+        Tails that nothing checks (`calib.solve.unchecked`) are left out: the score is a likelihood of normal errors.
         """
         top, n = self.equations.topology, self.fit.design.n_nodes
         z = top.about_mean(self.fit.estimate.theta[:n, 0] + self.fit.faint_blends)
@@ -159,7 +155,6 @@ def stated(found: RobustFit, trials: list[Trial], err: NDArray[np.floating], see
             # few exposures say little about their own component: lean on the survey
             pooled = (inside.size * np.median(inside) + 20 * ratio) / (inside.size + 20)
             inflation[c] = np.sqrt(max(float(pooled), 1.0))
-    unchecked = unchecked_variance(found, equations, spread)
     if found.design.n_measurements >= LARGE:
         equations.release()
-    return Solved(found, equations, spread, inflation, ratio, trials, coherent, unchecked)
+    return Solved(found, equations, spread, inflation, ratio, trials, coherent)

@@ -23,7 +23,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from calib.model.tails import CONTAMINATIONS, MULTIPLES
+from calib.model.tails import MULTIPLES
 from calib.solve import kernels
 from calib.solve.normal import NormalEquations, Spread
 from calib.solve.robust import RobustFit
@@ -106,7 +106,7 @@ def _excess(
     V, wide = (v / checked)[:, None], MULTIPLES * s2[:, None]
     limit = FURTHEST * np.sqrt(s2[:, None])
     d = np.clip((residual / checked)[:, None], -limit, limit)
-    shares = np.stack([noise.tails.contaminated(float(c)).shares for c in CONTAMINATIONS])[noise.level[node[row]]]
+    shares = noise.tails.share_tables[noise.level[node[row]]]
     with np.errstate(divide="ignore"):
         p = np.log(shares) - 0.5 * (np.log(wide + V) + d**2 / (wide + V))
     p = np.exp(p - p.max(1, keepdims=True))
