@@ -18,7 +18,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from calib.model.noise import NoiseModel
-from calib.model.tails import CONTAMINATIONS, MULTIPLES, OUTLIER, Tails
+from calib.model.tails import MULTIPLES, OUTLIER, Tails
 
 Array = NDArray[np.float64]
 
@@ -45,11 +45,10 @@ def outlier_probability(
         (n,), mag2 and 1/mag2: variance of what is predicted of it, its own part included, and its weight in that.
     """
     tails = Tails() if noise.tails.is_normal else noise.tails
-    shares = np.stack([tails.contaminated(float(c)).shares for c in CONTAMINATIONS])
     out = np.empty(node.size, np.float32)
     _probabilities(
-        star_ptr, node, noise.level, np.log(np.maximum(shares, 1e-300)), MULTIPLES, OUTLIER, base, variability,
-        residual, prediction, w, out,
+        star_ptr, node, noise.level, np.log(np.maximum(tails.share_tables, 1e-300)), MULTIPLES, OUTLIER, base,
+        variability, residual, prediction, w, out,
     )  # fmt: skip
     return out
 

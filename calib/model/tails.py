@@ -93,6 +93,11 @@ class Tails:
         """These, with a share of the measurements being of anything but their stars."""
         return Tails((1.0 - share) * self.shares + share * self.contaminant, self.contaminant) if share else self
 
+    @cached_property
+    def share_tables(self) -> Array:
+        """(L, K), shares of the multiples under each of `CONTAMINATIONS`."""
+        return np.stack([self.contaminated(float(c)).shares for c in CONTAMINATIONS])
+
     @property
     def beyond(self) -> float:
         """Share of the measurements whose noise is an outlier's by its size."""
