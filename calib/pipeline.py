@@ -127,7 +127,7 @@ def calibrate(
         )
     problem, differential = without_differential_extinction(problem, measurements.frame, config)
     beginning = None
-    if start is not None:
+    if start is not None and config.method != "wls":
         old, model = start.frames, start.diagnostics["model"]
         beginning = Beginning.of(problem, measurements.frame, old["zeropoints"], old["stars"], old["terms"], model)
     # the problem has sorted and numbered for itself what the table holds: a large survey is held once

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calib.cli import DONE, STRICT
 from calib.commands.options import check_device, check_folder, config_of, keep_inputs, progress
 from calib.config import Config
+
+if TYPE_CHECKING:
+    from calib.pipeline import Progress
+    from calib.solution import Solution
 
 
 def run(args: argparse.Namespace) -> int:
@@ -20,16 +25,36 @@ def run(args: argparse.Namespace) -> int:
     keep_inputs(args.out, [*args.inputs, args.exposures, args.reference])
     check_device(config.device, "calib solve")
     given = {"inputs": args.inputs, "exposures": args.exposures, "reference": args.reference}
+
+    def solve(shown: Progress) -> Solution:
+        from calib.pipeline import calibrate
+
+        return calibrate(args.inputs, args.exposures, args.reference, config, progress=shown)
+
+    return written(args, given, config, solve)
+
+
+def written(
+    args: argparse.Namespace, given: dict[str, Any], config: Config, solve: Callable[[Progress], Solution]
+) -> int:
+    """Solve and write the folder, unless that is asked to be left as it is, and say what came of it.
+
+    Parameters
+    ----------
+    given
+        Tables that the solution is made of: inputs, exposures and reference.
+    solve
+        Makes it, and shows its progress.
+    """
     if args.resume and (run := finished(args.out, given, config)) is not None:
         if not args.quiet:
             print(f"{args.out} holds this very solution already: same inputs, configuration and version")
         return status(args, run["warnings"])
     from calib.memory import return_at_once
-    from calib.pipeline import calibrate
 
     return_at_once()
     with progress(args.quiet) as shown:
-        solution = calibrate(args.inputs, args.exposures, args.reference, config, progress=shown)
+        solution = solve(shown)
         solution.diagnostics["arguments"] = given
         shown.say("writing")
         solution.write(args.out)
