@@ -214,39 +214,41 @@ def block_end(ptr, s, b, block):
 
 
 @njit(cache=True)
+def summed(x, w, inputs, r, a, b, c, d):
+    # a to d, to which rows of w have been added, each times one of so many inputs of rows r to r + 3
+    for k in range(inputs):
+        row = load(w, k)
+        a = fma(spread(x, r, k), row, a)
+        b = fma(spread(x, r + 1, k), row, b)
+        c = fma(spread(x, r + 2, k), row, c)
+        d = fma(spread(x, r + 3, k), row, d)
+    return a, b, c, d
+
+
+@njit(cache=True)
+def stored(out, r, rows):
+    # TOGETHER rows from r on
+    store(out, r, rows[0])
+    store(out, r + 1, rows[1])
+    store(out, r + 2, rows[2])
+    store(out, r + 3, rows[3])
+
+
+@njit(cache=True)
 def added(x, w, out, n):
     # out += x w; n rows, up to a multiple of four
     for r in range(0, n, TOGETHER):
-        a, b, c, d = load(out, r), load(out, r + 1), load(out, r + 2), load(out, r + 3)
-        for k in range(w.shape[0]):
-            row = load(w, k)
-            a = fma(spread(x, r, k), row, a)
-            b = fma(spread(x, r + 1, k), row, b)
-            c = fma(spread(x, r + 2, k), row, c)
-            d = fma(spread(x, r + 3, k), row, d)
-        store(out, r, a)
-        store(out, r + 1, b)
-        store(out, r + 2, c)
-        store(out, r + 3, d)
+        now = load(out, r), load(out, r + 1), load(out, r + 2), load(out, r + 3)
+        stored(out, r, summed(x, w, w.shape[0], r, *now))
 
 
 @njit(cache=True)
 def made(x, w, out, n):
     # out = x w + bias, the last row of w; n rows, up to a multiple of four
     inputs = w.shape[0] - 1
+    bias = load(w, inputs)
     for r in range(0, n, TOGETHER):
-        a = load(w, inputs)
-        b, c, d = a, a, a
-        for k in range(inputs):
-            row = load(w, k)
-            a = fma(spread(x, r, k), row, a)
-            b = fma(spread(x, r + 1, k), row, b)
-            c = fma(spread(x, r + 2, k), row, c)
-            d = fma(spread(x, r + 3, k), row, d)
-        store(out, r, a)
-        store(out, r + 1, b)
-        store(out, r + 2, c)
-        store(out, r + 3, d)
+        stored(out, r, summed(x, w, inputs, r, bias, bias, bias, bias))
 
 
 @njit(cache=True)

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from calib.config import Config
+from calib.learn.network import Network
 from calib.learn.samples import Sample, Truth
 from calib.model.problem import Problem
 from calib.simulate import SurveySpec, simulate
@@ -21,6 +23,20 @@ def solved(survey, **config):
     problem = Problem.of(read_measurements(survey.measurements, exposures=survey.exposures), config)
     fit, _ = robust_fit(problem, config)
     return problem, fit
+
+
+@pytest.fixture(scope="session")
+def as_if_trained():
+    """Makes networks of a seed whose heads say something."""
+
+    def made(seed):
+        torch.manual_seed(seed)
+        out = Network().eval()
+        for head in out.heads:
+            torch.nn.init.normal_(head[-1].weight, std=0.3)
+        return out
+
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -11,18 +11,14 @@ from calib.learn.fast import FastNetwork
 from calib.learn.features import EXPOSURE, MEASUREMENT, NIGHT, STAR
 from calib.learn.fused import BLOCK, FusedNetwork
 from calib.learn.links import LINK
-from calib.learn.network import Network
 from calib.learn.pyg import HeteroData
 
 NODES = 9
 
 
 @pytest.fixture(scope="module")
-def network():
-    torch.manual_seed(2)
-    out = Network().eval()
-    for head in out.heads:  # as if trained
-        torch.nn.init.normal_(head[-1].weight, std=0.3)
+def network(as_if_trained):
+    out = as_if_trained(2)
     for layer in out.normalise.values():
         layer.mean.normal_()
         layer.spread.uniform_(0.5, 2.0)

@@ -15,12 +15,8 @@ from calib.learn.network import Network, star_parts
 
 
 @pytest.fixture(scope="module")
-def network():
-    torch.manual_seed(1)
-    out = Network().eval()
-    for head in out.heads:  # as if trained
-        torch.nn.init.normal_(head[-1].weight, std=0.3)
-    return out
+def network(as_if_trained):
+    return as_if_trained(1)
 
 
 def test_untrained_it_says_nothing(sample):
