@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from calib.config import Config
-from calib.learn.adapt import Group, Pair, solved_apart
 from calib.learn.engine import Heard
+from calib.learn.groups import Group, Pair, solved_apart
 from calib.learn.losses import Lesson
 from calib.learn.samples import Sample
 
@@ -44,7 +44,7 @@ def lessons_of_halves(one: Sample, other: Sample) -> list[Lesson]:
             return []
         z = lesson.robust_error + lesson.truth
         truth, variance, linked = z.clone(), torch.zeros_like(z), torch.zeros_like(lesson.linked)
-        truth[pair.node] = z[pair.node] - torch.from_numpy(pair.pulls(np.zeros(3)) * pair.error)
+        truth[pair.node] = z[pair.node] - torch.from_numpy(pair.shifted(np.zeros(3)) * pair.error)
         variance[pair.node] = torch.from_numpy(b.free_variance[pair.node])
         linked[pair.node] = True
         out.append(

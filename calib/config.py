@@ -43,6 +43,9 @@ class Config:
     adapt
         Whether the learned method looks at how tightly this survey's nights and surfaces hold, on its own stars, before
         it is used (`calib.learn.adapt`); it keeps what it finds where stars not looked at are bettered.
+    fine_tune
+        Whether networks learn from them too, by gradient steps, and not one factor for all ties of a kind alone; on
+        simulated surveys that did more harm than good (docs/learned.md).
     zeropoint_per
         ``exposure``, or ``detector`` for one zero-point of every exposure x detector.
     surface
@@ -93,6 +96,7 @@ class Config:
     method: Literal["auto", "learned", "robust", "wls"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     adapt: bool = True
+    fine_tune: bool = False
     zeropoint_per: Literal["exposure", "detector"] = "exposure"
     surface: Literal["auto", "off", "plane", "quadratic"] = "auto"
     seeing_response: Literal["auto", "on", "off"] = "auto"
@@ -127,7 +131,7 @@ class Config:
             value = getattr(self, name)
             if value not in allowed:
                 raise ConfigError(f"{name} is {value!r}; it is one of {', '.join(filter(None, allowed))}")
-        for name in ("score", "adapt", "covariance"):
+        for name in ("score", "adapt", "fine_tune", "covariance"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it is true or false")
         for name in ("max_passes", "seed"):

@@ -50,7 +50,6 @@ LEARNED_MOST = 4_000_000
 """Larger ones neither, unless it is asked for: features and networks hold about 0.6 kB a measurement."""
 NIGHTS_APART = 1.5
 """Times their errors by which stars may differ between halves of the nights without a warning."""
-AS_TRAINED = (0.0, 0.0, 0.0)
 
 
 def calibrate(
@@ -217,7 +216,7 @@ def _solve(
     adaptation: Adaptation | None = None
     for name in names:
         if name == "learned":
-            from calib.learn.engine import solve_learned
+            from calib.learn.engine import solve_learned, unchanged
 
             if progress:
                 progress("networks", 0, float("nan"))
@@ -225,8 +224,8 @@ def _solve(
                 from calib.learn.adapt import adapted
 
                 adaptation = adapted(problem, solved["robust"].fit, config, device=config.device)
-            shift = adaptation.shift if adaptation else AS_TRAINED
-            solved[name] = solve_learned(problem, solved["robust"], config.seed, device=config.device, shift=shift)
+            adapt = adaptation.applied if adaptation else unchanged
+            solved[name] = solve_learned(problem, solved["robust"], config.seed, device=config.device, adapted=adapt)
         elif name == "robust":
             solved[name] = solve_robust(problem, config, progress, beginning)
         else:
@@ -236,7 +235,7 @@ def _solve(
     part = problem
     if config.score or config.method == "auto":
         part = deciding_part(problem, next(iter(solved.values())).fit.design)
-        for name, half in _halves(names, solved, config, adaptation.shift if adaptation else AS_TRAINED).items():
+        for name, half in _halves(names, solved, config, adaptation).items():
             if progress:
                 progress(f"held-out stars, {name}", 0, float("nan"))
             scores[name] = score(part, half, config.seed)
@@ -289,7 +288,7 @@ def methods_tried(problem: Problem, config: Config) -> list[str]:
 
 
 def _halves(
-    names: list[str], solved: dict[str, Solved], config: Config, shift: tuple[float, float, float]
+    names: list[str], solved: dict[str, Solved], config: Config, adaptation: Adaptation | None
 ) -> dict[str, Callable[[Problem], Half]]:
     """How each method solves half the stars; the learned one goes on from what the robust one found."""
     found: list[Solved] = []
@@ -301,10 +300,12 @@ def _halves(
         return answer.half()
 
     def learned(stars: Problem) -> Half:
-        from calib.learn.engine import solve_learned
+        from calib.learn.engine import solve_learned, unchanged
 
+        # fine-tuned members have seen these stars, and would be praised by them
+        adapt = adaptation.shifted if adaptation else unchanged
         # the same halves in the same order
-        return solve_learned(stars, found.pop(0), config.seed, device=config.device, shift=shift).half()
+        return solve_learned(stars, found.pop(0), config.seed, device=config.device, adapted=adapt).half()
 
     def wls(stars: Problem) -> Half:
         return solve_wls(stars, config).half()

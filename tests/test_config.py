@@ -23,6 +23,7 @@ def test_defaults_survive_a_round_trip():
         ("extinction", "no", "auto, on, off"),
         ("score", 1, "true or false"),
         ("adapt", "no", "true or false"),
+        ("fine_tune", 1, "true or false"),
         ("max_passes", 0, "whole number"),
         ("max_passes", 2.5, "whole number"),
         ("max_passes", True, "whole number"),

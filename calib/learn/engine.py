@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from calib.solve.normal import Estimate, NormalEquations
 from calib.solve.robust import RobustFit
 
 if TYPE_CHECKING:
-    from calib.learn.ensemble import Ensemble
+    from calib.learn.ensemble import Ensemble, Scene
 
 Array = NDArray[np.float64]
 
@@ -42,6 +43,8 @@ class Heard:
         (n,), added to the robust logits: the members' mean.
     temperature
         Factor on stated errors.
+    scene
+        What ties are said from, for whoever teaches the members to say them otherwise.
     """
 
     weight: NDArray[np.float32]
@@ -49,6 +52,7 @@ class Heard:
     response: NDArray[np.float32]
     outlier: NDArray[np.float32]
     temperature: float
+    scene: Scene | None = None
 
     def factors(self) -> tuple[Array, Array, Array]:
         """The geometric means over members."""
@@ -65,22 +69,28 @@ def heard(problem: Problem, fit: RobustFit, ensemble: Ensemble | None = None, de
     """Ask the networks about a robust fit; arguments as for `solve_learned`."""
     import torch
 
-    from calib.learn.ensemble import chosen, shipped
+    from calib.learn.ensemble import Scene, chosen, shipped
 
     ensemble, device = ensemble or shipped(), chosen(device)
-    said = ensemble.to(device).listen(features_of(problem, fit).to_hetero_data().to(device))
+    data = features_of(problem, fit).to_hetero_data().to(device)
+    said = ensemble.to(device).listen(data)
 
     def values(name: str) -> NDArray[np.float32]:
         """(members, ...)."""
         return np.asarray(torch.stack([getattr(s, name) for s in said]).cpu().numpy())
 
     weight, tie, response = (values(name) for name in ("weight", "tie", "response"))
-    return Heard(weight, tie, response, values("outlier").mean(0), ensemble.temperature)
+    return Heard(weight, tie, response, values("outlier").mean(0), ensemble.temperature, Scene.of(data, said))
+
+
+def unchanged(said: Heard) -> Heard:
+    """Of networks as trained."""
+    return said
 
 
 def solve_learned(
     problem: Problem, robust: Solved, seed: int, ensemble: Ensemble | None = None, device: str = "auto",
-    shift: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    adapted: Callable[[Heard], Heard] = unchanged,
 ) -> Solved:  # fmt: skip
     """Solve with what the networks believe.
 
@@ -92,12 +102,11 @@ def solve_learned(
         The shipped one when not given.
     device
         ``cpu``, ``cuda`` or ``auto``, for the networks; the solve runs on the CPU.
-    shift
-        Added to the logarithms of the ties' factors (`calib.learn.adapt`).
+    adapted
+        What the survey at hand changes in what networks say (`calib.learn.adapt`).
     """
     fit = robust.fit
-    said = heard(problem, fit, ensemble, device)
-    said = replace(said, tie=said.tie + np.array(shift, np.float32))
+    said = adapted(heard(problem, fit, ensemble, device))
     job = LearnedEquations(fit)
     said, equations, estimate = believed(job, fit, said)
     informed = job.equations(*said.factors(), scale=job.loss)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from calib.learn.fast import Belief, FastNetwork
 from calib.learn.features import EXPOSURE, MEASUREMENT, NIGHT, STAR
 from calib.learn.fused import FusedNetwork
 from calib.learn.network import Network, Said
+from calib.learn.pyg import HeteroData
 
 SHIPPED = Path(__file__).parent / "weights" / "calib.safetensors"
 STRENGTH = 0.75
@@ -33,6 +36,40 @@ S = TypeVar("S", Said, Belief)
 def tempered(said: S) -> S:
     """With `STRENGTH` of its factors' logarithms."""
     return said._replace(weight=STRENGTH * said.weight, tie=STRENGTH * said.tie, response=STRENGTH * said.response)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the exposures of a survey know before they tell each other, on the CPU: all that ties are said from.
+
+    Attributes
+    ----------
+    data
+        Features of exposures and nights, and the links between them.
+    reached
+        Of every member, what reached its exposures, (E, ...).
+    """
+
+    data: HeteroData
+    reached: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, data: Any, said: list[Belief]) -> Scene:
+        """From a survey's features and what was said of them; without its measurements and stars."""
+        own: Any = HeteroData()
+        for name in ("exposure", "night"):
+            own[name].x = data[name].x.cpu()
+        own["exposure", "in", "night"].edge_index = data["exposure", "in", "night"].edge_index.cpu()
+        links = data["exposure", "links", "exposure"]
+        own["exposure", "links", "exposure"].edge_index = links.edge_index.cpu()
+        own["exposure", "links", "exposure"].edge_attr = links.edge_attr.cpu()
+        return cls(own, tuple(s.reached.cpu().clone() for s in said))  # cloned: it may be learned from
+
+    def ties(self, members: Sequence[Network]) -> Tensor:
+        """What members say of ties, tempered, (members, E, 3)."""
+        return STRENGTH * torch.stack(
+            [m.ties(m.exposures(self.data, x)) for m, x in zip(members, self.reached, strict=True)]
+        )
 
 
 @dataclass

@@ -6,6 +6,7 @@ gradient g of a loss,
 
     dl/dw_i = (A_i a) r_i,   dl/dpi_t = -(c_t . a) (c_t . x - mu_t),   dl/dtau_s = a_s (mean_s - b_s);
 
+(where ties alone change, none of it touches a measurement: `TiedEquations`);
 for a zero-point's variance ``v_e = f_e' H^-1 f_e``, f_e the zero-point less its component's mean, and ``H x_e = f_e``,
 
     dv_e/dw_i = -(A_i x_e)^2,   dv_e/dpi_t = -(c_t . x_e)^2,   dv_e/dtau_s = -x_es^2.
@@ -83,8 +84,40 @@ class LearnedEquations:
         return -np.nan_to_num(minus), np.nan_to_num(stars)
 
 
+class TiedEquations:
+    """The solve of a survey in which nothing but ties changes: what its stars say is gathered once.
+
+    Parameters
+    ----------
+    job
+        The survey.
+    weight, star
+        (n,) and (S,), factors on weights and on the precisions of responses, which stay.
+    """
+
+    def __init__(self, job: LearnedEquations, weight: Array, star: Array) -> None:
+        self.job, prior = job, job.prior
+        untied = replace(
+            prior, star=prior.star * star, diagonal=np.zeros_like(prior.diagonal),
+            coupling=np.zeros_like(prior.coupling), rhs=np.zeros_like(prior.rhs),
+        )  # fmt: skip
+        self.untied = NormalEquations(job.design, job.m, job.w * weight, untied, job.topology)
+
+    def solve(self, tie: Array) -> tuple[NormalEquations, Array]:
+        """Under factors on the ties (E, 3): the equations, and nodes and hubs, (E + H, K)."""
+        ties = self.job.ties
+        prior = ties.added(self.job.prior, ties.precision * (ties.factors(tie) - 1.0))
+        equations = self.untied.with_prior(prior)
+        return equations, equations.factor.solve(equations.rhs)
+
+    def zeropoints(self, tie: Tensor) -> Tensor:
+        """(E,), mag, mean zero in each component."""
+        out: Tensor = _functions()[2].apply(self, tie)
+        return out
+
+
 @cache
-def _functions() -> tuple[Any, Any]:
+def _functions() -> tuple[Any, Any, Any]:
     import torch
     from torch.autograd.function import once_differentiable
 
@@ -112,8 +145,7 @@ def _functions() -> tuple[Any, Any]:
             a = equations.factor.solve(rhs)
             q, stars = job.along(equations, a)
             weight = q * np.nan_to_num(estimate.residual) * job.w
-            ties = job.ties
-            tie = ties.gathered(-ties.gap(a) * ties.away(estimate.theta) * ties.precision)
+            tie = job.ties.pulled(estimate.theta, a)
             star = np.zeros(job.design.n_stars)
             if stars.shape[1] == 2:
                 mean = 0.0 if job.prior.star_mean is None else job.prior.star_mean
@@ -147,4 +179,20 @@ def _functions() -> tuple[Any, Any]:
             grads = (weight * job.w * job.loss, tie, star * job.prior.star)
             return None, *(like(v, t) for v, t in zip(grads, ctx.inputs, strict=True))
 
-    return Zeropoints, Variances
+    class Tied(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, tied: TiedEquations, tie: Tensor) -> Tensor:
+            ctx.tied, (ctx.equations, ctx.theta), ctx.tie = tied, tied.solve(numpy(tie)), tie
+            job = tied.job
+            return torch.from_numpy(job.centring(ctx.theta[: job.design.n_nodes, 0].copy())).to(tie.device)
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+            job = ctx.tied.job
+            rhs = np.zeros_like(ctx.theta)
+            rhs[: job.design.n_nodes, 0] = job.centring(numpy(gradient))
+            a = ctx.equations.factor.solve(rhs)
+            return None, like(job.ties.pulled(ctx.theta, a), ctx.tie)
+
+    return Zeropoints, Variances, Tied

@@ -32,13 +32,17 @@ L = TypeVar("L", "Tensor", "Linear")
 
 
 class Belief(NamedTuple):
-    """What a member says of a survey, as in `calib.learn.network.Said` without what the autoencoder expects."""
+    """What a member says of a survey, as in `calib.learn.network.Said` without what the autoencoder expects.
+
+    ``reached`` (E, ...) is what exposures know before they tell each other (`Network.exposures`).
+    """
 
     weight: Tensor
     tie: Tensor
     response: Tensor
     outlier: Tensor
     variable: Tensor
+    reached: Tensor
 
 
 class Linear(NamedTuple):
@@ -137,12 +141,12 @@ class FastNetwork:
         count = count.clamp(min=1.0)[:, None]
         mean = sums[0] / count
         spread = ((sums[1] / count - mean**2).clamp(min=0.0) + 1e-6).sqrt()
-        h_e = net.exposures(data, torch.cat([x_e, mean, spread], 1))
+        reached = torch.cat([x_e, mean, spread], 1)
+        h_e = net.exposures(data, reached)
         around, at_head = self.kept(h_e), self.kept(self.head.bias + h_e @ self.head_exposure)
         weight, outlier, said = self._second(data, cuts, around, at_head, h, of_stars)
         return Belief(
-            weight, LARGEST_TIE * torch.tanh(net.tie_head(h_e) / LARGEST_TIE),
-            LARGEST_TIE * torch.tanh(said[:, 0] / LARGEST_TIE), outlier, said[:, 1],
+            weight, net.ties(h_e), LARGEST_TIE * torch.tanh(said[:, 0] / LARGEST_TIE), outlier, said[:, 1], reached,
         )  # fmt: skip
 
     def _cuts(self, data: Any, most: int | None) -> Any:

@@ -199,6 +199,11 @@ class Network(nn.Module):
         self.star_head = head(WIDTH, 2)
 
     @property
+    def between_exposures(self) -> list[nn.Module]:
+        """What exposures tell each other and their nights by, with what is pooled of their measurements."""
+        return [self.exposure, self.links, self.night, self.from_night]
+
+    @property
     def heads(self) -> list[nn.Module]:
         """What may learn faster than the body when fine-tuned."""
         return [self.weight_head, self.tie_head, self.star_head]
@@ -231,7 +236,7 @@ class Network(nn.Module):
         decoded = Decoded(*(torch.cat([s[2][k] for s in said]) for k in range(4)))
         return Said(
             present(LARGEST_WEIGHT * torch.tanh(own[:, 0] / LARGEST_WEIGHT), self.parts.weights),
-            present(LARGEST_TIE * torch.tanh(self.tie_head(h_e) / LARGEST_TIE), self.parts.ties),
+            present(self.ties(h_e), self.parts.ties),
             present(LARGEST_TIE * torch.tanh(of_star[:, 0] / LARGEST_TIE), self.parts.responses),
             own[:, 1], of_star[:, 1], decoded,
         )  # fmt: skip
@@ -259,6 +264,10 @@ class Network(nn.Module):
         gathered = torch.cat([pooled(h, star, n) / visits, pooled(around, star, n) / visits], 1)
         h_s = self.star(torch.cat([x_s, present(gathered, self.parts.star_messages)], 1))
         return self.weight_head(torch.cat([h, around, h_s[star]], 1)), self.star_head(h_s), decoded
+
+    def ties(self, h_e: Tensor) -> Tensor:
+        """(E, 3), logarithms of the factors on the ties of exposures."""
+        return LARGEST_TIE * torch.tanh(self.tie_head(h_e) / LARGEST_TIE)
 
     def exposures(self, data: Any, seen: Tensor) -> Tensor:
         """Exposures after messages over links and nights, (E, WIDTH)."""

@@ -135,6 +135,10 @@ class Ties:
         """(R,), the factor of every tie from those of nodes, (E, 3)."""
         return np.asarray(of_nodes[self.node, self.kind])
 
+    def pulled(self, theta: Array, adjoint: Array) -> Array:
+        """Derivative to factors of nodes (E, 3) at one, when ``H adjoint`` is that to the unknowns theta."""
+        return self.gathered(-self.gap(adjoint) * self.away(theta) * self.precision)
+
     def gathered(self, values: Array) -> Array:
         """Sum over ties of values (R,) to their factors, (E, 3)."""
         at = self.node * 3 + self.kind

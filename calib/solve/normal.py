@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -242,6 +242,23 @@ class NormalEquations:
         assemble(walk, node, self.w, self.star_inverse, *pattern, self.design.dense)
         off[top.pair_at] = self.prior.coupling  # no star links a hub
         return diagonal, off
+
+    def with_prior(self, prior: Prior) -> NormalEquations:
+        """The same measurements under another prior of nodes and hubs; what stars say of them is not gathered again.
+
+        The stars' own prior stays.
+        """
+        out = NormalEquations.__new__(NormalEquations)
+        out.design, out.m, out.w, out.moved, out.topology = self.design, self.m, self.w, self.moved, self.topology
+        out._sorted, out._place, out.star_inverse = self._sorted, self._place, self.star_inverse
+        out.prior = replace(prior, star=self.prior.star, star_mean=self.prior.star_mean)
+        out.__dict__["rhs"] = self.rhs + (prior.rhs - self.prior.rhs)
+        if not self.few_stars:
+            diagonal, off = self.blocks
+            off = off.copy()
+            off[self.topology.pair_at] = prior.coupling
+            out.__dict__["blocks"] = diagonal + (prior.diagonal - self.prior.diagonal), off
+        return out
 
     @cached_property
     def rhs(self) -> Array:

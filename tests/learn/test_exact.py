@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from calib.config import Config
-from calib.learn.exact import LearnedEquations
+from calib.learn.exact import LearnedEquations, TiedEquations
 from calib.learn.losses import Lesson
 from calib.learn.ties import Ties
 from calib.model.problem import Problem
@@ -119,3 +119,23 @@ def test_lessons_are_judged_as_the_answer_is(sample, robust):
     expected = sample.fit.equations.topology.about_mean(robust.half().zeropoint - sample.truth.zeropoint)
     assert np.abs(freed).max() > 1e-4
     np.testing.assert_allclose(error, expected, atol=0.01 * np.abs(freed).max())  # to which the fit converged
+
+
+def test_ties_alone_are_the_whole_solve_under_the_same_factors(job, rng):
+    weight, tie, star = (np.exp(0.3 * rng.normal(size=x.shape)) for x in ones(job))
+    tied = TiedEquations(job, weight, star)
+    for factors in (tie, 1.0 / tie):  # twice: what stars say is kept
+        equations, theta = tied.solve(factors)
+        whole = job.equations(weight, factors, star)
+        np.testing.assert_allclose(theta, whole.estimate().theta, atol=1e-9)
+        np.testing.assert_allclose(equations.rhs, whole.rhs, rtol=1e-9, atol=1e-6)
+
+
+def test_gradients_to_ties_alone_are_those_of_the_whole(job, rng):
+    weight, tie, star = (np.exp(0.3 * rng.normal(size=x.shape)) for x in ones(job))
+    c = torch.from_numpy(rng.normal(size=job.design.n_nodes))
+    both = [torch.tensor(tie, requires_grad=True) for _ in range(2)]
+    (c * TiedEquations(job, weight, star).zeropoints(both[0])).sum().backward()
+    (c * job.zeropoints(torch.from_numpy(weight), both[1], torch.from_numpy(star))).sum().backward()
+    assert float(both[1].grad.abs().max()) > 0
+    np.testing.assert_allclose(both[0].grad, both[1].grad, rtol=1e-6, atol=1e-12)
