@@ -16,6 +16,7 @@ from calib.solve import kernels
 from calib.solve.methods import Solved, stated
 from calib.solve.normal import Estimate, NormalEquations
 from calib.solve.robust import RobustFit
+from calib.workers import asked
 
 if TYPE_CHECKING:
     from calib.learn.ensemble import Ensemble
@@ -68,7 +69,12 @@ def heard(problem: Problem, fit: RobustFit, ensemble: Ensemble | None = None, de
     from calib.learn.ensemble import chosen, shipped
 
     ensemble, device = ensemble or shipped(), chosen(device)
-    said = ensemble.to(device).listen(features_of(problem, fit).to_hetero_data().to(device))
+    before = torch.get_num_threads()
+    torch.set_num_threads(asked() or before)
+    try:
+        said = ensemble.to(device).listen(features_of(problem, fit).to_hetero_data().to(device))
+    finally:
+        torch.set_num_threads(before)
 
     def values(name: str) -> NDArray[np.float32]:
         """(members, ...)."""
