@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from calib.commands.environment import refuse, set_defaults
+from calib.commands.environment import refuse, set_defaults, variable
 from calib.version import __version__
 
 DONE, FAILED, WRONG_INPUT, STRICT, INTERRUPTED = 0, 1, 2, 3, 130
@@ -125,8 +125,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # more threads of BLAS fight each other and gain nothing here; whoever sets these keeps their choice
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(name, "1")
-    if getattr(args, "workers", None):
-        os.environ.setdefault("POLARS_MAX_THREADS", str(args.workers))  # read when it is imported
+    workers = "workers" in args and str(args.workers or variable("workers"))
+    if workers and workers.isdecimal() and int(workers):
+        os.environ.setdefault("POLARS_MAX_THREADS", workers)  # read when it is imported
     _stop_on_sigterm()
     try:
         refuse(args)

@@ -269,6 +269,22 @@ class TestSolve:
             with pytest.raises(ConfigError, match=r"whole number"):
                 asked()
 
+    def test_tables_are_read_on_no_more_threads(self, calib, tmp_path: Path, monkeypatch) -> None:
+        argv = ["solve", tmp_path / "none.parquet", "--out", tmp_path / "o"]
+
+        def threads(*more: str) -> str | None:
+            monkeypatch.setenv("POLARS_MAX_THREADS", "")  # to be put back afterwards
+            monkeypatch.delenv("POLARS_MAX_THREADS")
+            assert calib(*argv, *more)[0] == 2
+            return os.environ.get("POLARS_MAX_THREADS")
+
+        assert (threads(), threads("--workers", "0"), threads("--workers", "3")) == (None, None, "3")
+        monkeypatch.setenv("CALIB_WORKERS", "4")
+        assert (threads(), threads("--workers", "3")) == ("4", "3")
+        monkeypatch.setenv("POLARS_MAX_THREADS", "1")
+        assert calib(*argv, "--workers", "3")[0] == 2
+        assert os.environ["POLARS_MAX_THREADS"] == "1"
+
     @pytest.mark.parametrize("command", [["solve"], ["update", "older"]])
     @pytest.mark.parametrize("value", ["-2", "two", "1.5", ""])
     def test_workers_are_a_whole_number(self, calib, given, tmp_path: Path, command: list[str], value: str) -> None:
