@@ -4,9 +4,9 @@
     python benchmarks/large.py --million        1 million measurements, 3 thousand exposures, all defaults
     python benchmarks/large.py --quick          a hundredth of the first
 
-One thread throughout. CPU seconds are those of the process, wall seconds of a shared machine are longer; stages are
-from run.json, their memory is the high-water mark at their end. The folder is temporary unless --folder names one, in
-which a survey that is there already is solved again.
+One thread, or as many as --workers says; matrix products have one each. CPU seconds are those of the process, wall
+seconds of a shared machine are longer; stages are from run.json, their memory is the high-water mark at their end. The
+folder is temporary unless --folder names one, in which a survey that is there already is solved again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def simulate(folder: Path, n_exposures: int, per_exposure: float) -> None:
 
 
 def run(*command: str) -> tuple[float, float, float]:
-    """Run Python on this, on one thread; (wall seconds, CPU seconds, peak MB), or leave with its failure."""
+    """Run Python on this, matrix products on one thread; (wall seconds, CPU seconds, peak MB), or leave if it fails."""
     environment = os.environ | dict.fromkeys(THREADS, "1")
     began = time.perf_counter()
     # a process begins with the peak of the one that starts it: a small one in between measures its child alone
@@ -70,6 +70,7 @@ def main() -> None:
     size.add_argument("--million", action="store_true")
     size.add_argument("--quick", action="store_true")
     arguments.add_argument("--method", help="of calib solve")
+    arguments.add_argument("--workers", type=int, default=1, help="of calib solve (default: 1)")
     arguments.add_argument("--folder", help="where survey and solution stay")
     arguments.add_argument("--simulate", nargs=3, metavar=("DIR", "EXPOSURES", "PER"), help="nothing but this")
     args = arguments.parse_args()
@@ -86,10 +87,12 @@ def main() -> None:
         if not (survey / "truth_stars.parquet").is_file():
             report("simulate", *run(__file__, "--simulate", str(survey), str(n_exposures), str(per_exposure)))
         given = [str(survey / "measurements.parquet"), "--exposures", str(survey / "exposures.parquet")]
-        wall, cpu, peak = run("-m", "calib", "solve", *given, "--method", method, "--quiet", "--out", str(out))
+        asked = ("--method", method, "--workers", str(args.workers))
+        wall, cpu, peak = run("-m", "calib", "solve", *given, *asked, "--quiet", "--out", str(out))
         told = json.loads((out / "run.json").read_text(encoding="utf-8"))
         exposures = sum(c["n_exposures"] for c in told["components"])
-        print(f"{told['counts']['rows']:,} measurements, {exposures:,} exposures, --method {method}: {told['method']}")
+        of = f"{told['counts']['rows']:,} measurements, {exposures:,} exposures"
+        print(f"{of}, --method {method}, {args.workers} workers: {told['method']}")
         for stage, seconds in told["timings"].items():
             report("  " + stage, seconds, None, told["memory_mb"][stage])
         report("  start, writing", wall - sum(told["timings"].values()), None, peak)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from calib.commands.environment import refuse, set_defaults
+from calib.commands.environment import refuse, set_defaults, variable
 from calib.version import __version__
 
 DONE, FAILED, WRONG_INPUT, STRICT, INTERRUPTED = 0, 1, 2, 3, 130
@@ -125,6 +125,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # more threads of BLAS fight each other and gain nothing here; whoever sets these keeps their choice
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+    workers = "workers" in args and str(args.workers or variable("workers"))
+    if workers and workers.isdecimal() and int(workers):
+        os.environ.setdefault("POLARS_MAX_THREADS", workers)  # read when it is imported
     _stop_on_sigterm()
     try:
         refuse(args)
@@ -204,6 +207,9 @@ def _config(command: Parser) -> None:
 
 def _written(command: Parser) -> None:
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where networks run (default: auto)")
+    command.add_argument(
+        "--workers", metavar="N", type=_whole, help="threads, of which the answer knows nothing (default: all CPUs)"
+    )
     command.add_argument("--covariance", action="store_true", help="write the covariance between all zero-points too")
     command.add_argument("--resume", action="store_true", help="do nothing if DIR holds this very solution already")
     command.add_argument("--strict", action="store_true", help="exit status 3 if the solution has any warning")
@@ -215,7 +221,10 @@ def _quiet(command: Parser) -> None:
 
 
 def _whole(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
     if number < 0:
         raise argparse.ArgumentTypeError(f"{number} is negative; give a whole number")
     return number

@@ -25,6 +25,10 @@ RADII = (0.01, 30.0)
 """arcsec: match radii for which positions are told well enough, and that are small on the sphere."""
 
 
+NO_MATTER = frozenset({"workers"})
+"""Keys on which the answer does not depend."""
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key, what was found and what is possible."""
 
@@ -89,6 +93,9 @@ class Config:
         arcsec.
     preset
         The survey whose names columns have, where ``columns`` does not say otherwise; empty for none.
+    workers
+        Threads that share the solve's work on measurements; 0 for as many as the process has CPUs, and no more than
+        ``NUMBA_NUM_THREADS`` where that is set. The answer is the same on any number.
     columns
         Canonical names to the table's own.
     """
@@ -113,6 +120,7 @@ class Config:
     seed: int = 20240229
     match_radius: float = MATCH_RADIUS
     preset: Literal["", "ztf", "lsst", "des", "ps1", "gaia"] = ""
+    workers: int = 0
     columns: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -134,7 +142,7 @@ class Config:
         for name in ("score", "adapt", "fine_tune", "covariance"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it is true or false")
-        for name in ("max_passes", "seed"):
+        for name in ("max_passes", "seed", "workers"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < (name == "max_passes"):
                 raise ConfigError(f"{name} is {value!r}; it is a whole number, not negative")
@@ -179,6 +187,14 @@ class Config:
     def resolved(self) -> dict[str, Any]:
         """All keys and values, for the record."""
         return dataclasses.asdict(self)
+
+    def answers_as(self, resolved: dict[str, Any]) -> bool:
+        """Whether the answer is that of another configuration, which is `resolved`."""
+        mine = self.resolved()
+        return all(
+            key in NO_MATTER or (key in mine and key in resolved and mine[key] == resolved[key])
+            for key in mine.keys() | resolved.keys()
+        )
 
 
 def _is_number(value: Any) -> bool:

@@ -32,6 +32,7 @@ from calib.tables.measurements import Measurements, read_parts
 from calib.tables.parts import Part
 from calib.tables.reference import read_reference
 from calib.version import __version__
+from calib.workers import working
 
 if TYPE_CHECKING:
     from calib.learn.adapt import Adaptation
@@ -94,6 +95,15 @@ def calibrate(
         The whole covariance of too many zero-points is asked for.
     """
     config = config or Config()
+    with working(config.workers):
+        return _calibrated(measurements, exposures, reference, config, progress, keep_covariance, start)
+
+
+def _calibrated(
+    measurements: Any, exposures: Any, reference: Any, config: Config, progress: Progress | None,
+    keep_covariance: bool, start: Solution | None,
+) -> Solution:  # fmt: skip
+    """As `calibrate`, on the threads that there are."""
     clock = _Clock()
     references = None if reference is None else read_reference(reference)
     text = frozenset() if references is None else references.text_ids

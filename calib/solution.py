@@ -239,8 +239,8 @@ class Solution:
     def update(
         self, night: Any, exposures: Any = None, *, columns: Mapping[str, str] | None = None,
         preset: str | None = None, match_radius: float | None = None, device: str | None = None,
-        covariance: bool | None = None, old: Any = None, old_exposures: Any = None, old_reference: Any = None,
-        progress: Progress | None = None, keep_covariance: bool = False,
+        covariance: bool | None = None, workers: int | None = None, old: Any = None, old_exposures: Any = None,
+        old_reference: Any = None, progress: Progress | None = None, keep_covariance: bool = False,
     ) -> Solution:  # fmt: skip
         """Add exposures: the solve of old and new measurements together, with the terms and the method of this one.
 
@@ -254,7 +254,7 @@ class Solution:
         columns, preset
             Of the new tables; those of the configuration when neither is given. A column mapped to nothing is left out
             of old tables too.
-        match_radius, device, covariance
+        match_radius, device, covariance, workers
             In place of those of the configuration.
         old, old_exposures, old_reference
             Old tables that were in memory; of a solution that was updated before a list with one for each time, None
@@ -273,7 +273,7 @@ class Solution:
 
         update = Update.of(
             self, night, exposures, columns=columns, preset=preset, match_radius=match_radius, device=device,
-            covariance=covariance, old=old, old_exposures=old_exposures, old_reference=old_reference,
+            covariance=covariance, workers=workers, old=old, old_exposures=old_exposures, old_reference=old_reference,
         )  # fmt: skip
         return update.solve(progress, keep_covariance=keep_covariance)
 

@@ -51,7 +51,8 @@ class Update:
     def of(
         cls, older: Solution, night: Any, exposures: Any = None, *, columns: Mapping[str, str] | None = None,
         preset: str | None = None, match_radius: float | None = None, device: str | None = None,
-        covariance: bool | None = None, old: Any = None, old_exposures: Any = None, old_reference: Any = None,
+        covariance: bool | None = None, workers: int | None = None, old: Any = None, old_exposures: Any = None,
+        old_reference: Any = None,
     ) -> Update:  # fmt: skip
         """See `calib.solution.Solution.update`."""
         from calib.solution import SolutionError
@@ -59,7 +60,9 @@ class Update:
         run, label = older.diagnostics, _label(older)
         if not all(key in run for key in NEEDED) or "start" not in run["model"]:
             raise SolutionError(f"{label}: run.json does not say what an update begins from; solve again")
-        changed: dict[str, Any] = {"match_radius": match_radius, "device": device, "covariance": covariance}
+        changed: dict[str, Any] = {
+            "match_radius": match_radius, "device": device, "covariance": covariance, "workers": workers
+        }  # fmt: skip
         if columns is not None or preset is not None:
             changed |= {"columns": dict(columns or {}), "preset": preset or ""}
         config = replace(

@@ -153,7 +153,7 @@ class MeasurementGraph:
         label: Int32s = kernels.label_runs(self.star_ptr, self.exposure, False, self.n_exposures)
         return label
 
-    def exposure_graph(self, weights: Floats | None = None) -> ExposureGraph:
+    def exposure_graph(self, weights: Floats | None = None, *, threads: int | None = None) -> ExposureGraph:
         """Exposures linked by the stars they share: n_shared, and the weight of DESIGN's Laplacian.
 
         ``weight(e, f) = sum over stars s of w_se w_sf / D_s`` with ``D_s`` the sum of the star's weights: what is left
@@ -165,6 +165,8 @@ class MeasurementGraph:
         weights : (n_measurements,) float32 or float64, mag**-2
             In the order of this graph (``input_weights[graph.order]``). Measurements of weight 0 link nothing. All 1
             if None.
+        threads
+            At most; as many as numba may use if None. The graph is the same on any number.
 
         Raises
         ------
@@ -179,7 +181,7 @@ class MeasurementGraph:
         kernels.copy_runs(stars, ptr, exposure, weight, marked, copied)
         position, share = coding.empty_rows(exposure.size), np.empty(exposure.size, np.float64)
         kernels.place_visits(marked, copied, exposure_ptr, position, share)
-        links = _linked(exposure_ptr, position, share, marked, copied)
+        links = _linked(threads, exposure_ptr, position, share, marked, copied)
         return ExposureGraph(*links, self.exposure_ids, (ptr, exposure))
 
     def _visits(self, weight: Floats | None) -> tuple[Int64s, Int32s, Floats | None]:
@@ -212,12 +214,15 @@ class MeasurementGraph:
         return hetero_data(self, measurement_nodes, exposure_links)
 
 
-def _linked(exposure_ptr: Int64s, *arrays: Any) -> tuple[Int64s, Int32s, Int32s, NDArray[np.float64]]:
-    """Rows of the exposure graph: (indptr, indices, n_shared, weight), on as many threads as numba may use.
+def _linked(
+    threads: int | None, exposure_ptr: Int64s, *arrays: Any
+) -> tuple[Int64s, Int32s, Int32s, NDArray[np.float64]]:
+    """Rows of the exposure graph: (indptr, indices, n_shared, weight).
 
     A row is the sum of its stars in their order, whatever the part that it is in.
     """
-    n_threads = min(config.NUMBA_NUM_THREADS, 1 + int(exposure_ptr[-1]) // PER_THREAD)  # type: ignore[attr-defined]
+    most = threads or config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    n_threads = min(most, 1 + int(exposure_ptr[-1]) // PER_THREAD)
     n_parts = 1 if n_threads == 1 else 8 * n_threads
     inner = np.searchsorted(exposure_ptr, np.linspace(0, exposure_ptr[-1], n_parts + 1)[1:-1])
     bounds = np.unique(np.concatenate([[0], inner, [exposure_ptr.size - 1]]))

@@ -38,6 +38,7 @@ def _no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         "DEBUG",
         "CONFIG",
         "MATCH_RADIUS",
+        "WORKERS",
     ):
         monkeypatch.delenv(f"CALIB_{name}", raising=False)
 

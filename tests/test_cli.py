@@ -251,6 +251,72 @@ class TestSolve:
         with pytest.raises(ConfigError, match="CALIB_NO_ADAPT is 'perhaps'; it is 1 or 0"):
             adapt()
 
+    def test_workers_by_option_file_and_environment(self, tmp_path: Path, monkeypatch) -> None:
+        from calib.cli import parser
+        from calib.commands.options import config_of
+        from calib.config import ConfigError
+
+        def asked(*argv: str) -> int:
+            return config_of(parser().parse_args(["solve", "in.parquet", "--out", "o", *argv])).workers
+
+        (tmp_path / "c.toml").write_text("workers = 3\n")
+        file = ("--config", str(tmp_path / "c.toml"))
+        assert (asked(), asked("--workers", "2"), asked(*file), asked(*file, "--workers", "0")) == (0, 2, 3, 0)
+        monkeypatch.setenv("CALIB_WORKERS", "5")
+        assert (asked(), asked("--workers", "2"), asked(*file)) == (5, 2, 3)
+        for wrong in ("-1", "all", "1.5"):
+            monkeypatch.setenv("CALIB_WORKERS", wrong)
+            with pytest.raises(ConfigError, match=r"whole number"):
+                asked()
+
+    def test_tables_are_read_on_no_more_threads(self, calib, tmp_path: Path, monkeypatch) -> None:
+        argv = ["solve", tmp_path / "none.parquet", "--out", tmp_path / "o"]
+
+        def threads(*more: str) -> str | None:
+            monkeypatch.setenv("POLARS_MAX_THREADS", "")  # to be put back afterwards
+            monkeypatch.delenv("POLARS_MAX_THREADS")
+            assert calib(*argv, *more)[0] == 2
+            return os.environ.get("POLARS_MAX_THREADS")
+
+        assert (threads(), threads("--workers", "0"), threads("--workers", "3")) == (None, None, "3")
+        monkeypatch.setenv("CALIB_WORKERS", "4")
+        assert (threads(), threads("--workers", "3")) == ("4", "3")
+        monkeypatch.setenv("POLARS_MAX_THREADS", "1")
+        assert calib(*argv, "--workers", "3")[0] == 2
+        assert os.environ["POLARS_MAX_THREADS"] == "1"
+
+    @pytest.mark.parametrize("command", [["solve"], ["update", "older"]])
+    @pytest.mark.parametrize("value", ["-2", "two", "1.5", ""])
+    def test_workers_are_a_whole_number(self, calib, given, tmp_path: Path, command: list[str], value: str) -> None:
+        status, out, err = calib(*command, *given, "--out", tmp_path / "o", f"--workers={value}")
+        assert (status, out) == (2, "")
+        assert one_line(err)
+        assert "--workers" in err
+        assert "whole number" in err
+
+    def test_workers_reach_the_solve_and_not_the_answer(
+        self, calib, given, tmp_path: Path, no_page, monkeypatch
+    ) -> None:
+        import calib.pipeline as pipeline
+        from calib.workers import asked
+
+        threads: list[int | None] = []
+        real = pipeline._solve
+
+        def seen(*args: object) -> object:
+            threads.append(asked())
+            return real(*args)
+
+        monkeypatch.setattr(pipeline, "_solve", seen)
+        argv = ["solve", *given, "--out", tmp_path / "o", "--method", "wls", "--resume"]
+        assert calib(*argv, "--workers", "3")[0] == 0
+        assert threads == [3]
+        run = json.loads((tmp_path / "o" / "run.json").read_text())
+        assert run["config"]["workers"] == 3
+        assert "already" in calib(*argv, "--workers", "2")[1]
+        assert "already" in calib(*argv)[1]
+        assert threads == [3]
+
     def test_strict(self, calib, survey: Path, tmp_path: Path, no_page) -> None:
         table = pl.read_parquet(survey / "measurements.parquet")
         lonely = table.head(3).with_columns(pl.lit(1).cast(pl.Int64).alias("exposure_id"), pl.col("star_id") * 0 + 5)

@@ -28,6 +28,10 @@ def test_defaults_survive_a_round_trip():
         ("max_passes", 2.5, "whole number"),
         ("max_passes", True, "whole number"),
         ("seed", -1, "whole number"),
+        ("workers", -1, "whole number, not negative"),
+        ("workers", 1.5, "whole number"),
+        ("workers", "all", "whole number"),
+        ("workers", True, "whole number"),
         ("tolerance", 0.0, "between 0 and 1"),
         ("tolerance", "small", "between 0 and 1"),
         ("seed", 2**63, "at most 9223372036854775807"),
@@ -79,3 +83,15 @@ def test_a_missing_file_is_named(tmp_path):
 def test_configuration_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().method = "wls"
+
+
+def test_workers_do_not_make_another_answer():
+    config = Config(method="robust", workers=3)
+    assert config.answers_as(Config(method="robust", workers=1).resolved())
+    assert not config.answers_as(Config(method="wls", workers=3).resolved())
+    before = Config(method="robust").resolved()
+    del before["workers"]
+    assert config.answers_as(before)
+    del before["seed"]
+    assert not config.answers_as(before)
+    assert not config.answers_as(config.resolved() | {"unheard": 1})

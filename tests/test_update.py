@@ -429,12 +429,13 @@ class TestCommand:
         table.write_parquet(tmp_path / "m.parquet")
         for name, value in {
             "COLUMNS": "mag=m", "EXPOSURES": files[1][1], "OUT": str(tmp_path / "o"), "QUIET": "1", "COVARIANCE": "1",
-            "METHOD": "wls", "MATCH_RADIUS": "1.5",
+            "METHOD": "wls", "MATCH_RADIUS": "1.5", "WORKERS": "2",
         }.items():  # fmt: skip
             monkeypatch.setenv(f"CALIB_{name}", value)
         assert calib("update", home / "old", tmp_path / "m.parquet") == (0, "", "")
         config = json.loads((tmp_path / "o" / "run.json").read_text())["config"]
         assert (config["columns"], config["match_radius"], config["covariance"]) == ({"mag": "m"}, 1.5, True)
+        assert config["workers"] == 2
         assert config["method"] == "robust"  # of the solution, whatever is usual here
         assert (tmp_path / "o" / "covariance.npz").is_file()
 

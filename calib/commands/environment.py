@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-CONFIGURED = frozenset({"method", "device", "columns", "no_adapt", "covariance", "match_radius"})
+CONFIGURED = frozenset({"method", "device", "columns", "no_adapt", "covariance", "match_radius", "workers"})
 """Options that a configuration file may set too, and that come before the environment there."""
 PRESET = {"preset"}
 """One more, of commands that take such a file: that of `calib simulate` is another thing."""

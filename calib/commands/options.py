@@ -70,11 +70,16 @@ def given_of(args: argparse.Namespace) -> dict[str, Any]:
             values["match_radius"] = float(radius)
         except ValueError:
             raise ConfigError(f"CALIB_MATCH_RADIUS is {radius!r}; it is in arcsec") from None
+    if (workers := variable("workers")) is not None:
+        try:
+            values["workers"] = int(workers)
+        except ValueError:
+            raise ConfigError(f"CALIB_WORKERS is {workers!r}; it is a whole number, not negative") from None
     if getattr(args, "config", None) is not None:
         given = _from_file(args.config)
         columns |= given.pop("columns", {})
         values |= given
-    for name in ("method", "device", "match_radius", "preset"):
+    for name in ("method", "device", "match_radius", "preset", "workers"):
         if getattr(args, name, None) is not None:
             values[name] = getattr(args, name)
     values |= {name: on for option, (name, on) in SWITCHES.items() if getattr(args, option, False)}

@@ -84,10 +84,10 @@ def finished(out: str, given: dict[str, Any], config: Config) -> dict[str, Any] 
     try:
         run: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         then = run["arguments"]
-        same = run["version"] == __version__ and run["config"] == config.resolved()
+        same = run["version"] == __version__ and config.answers_as(run["config"])
         same &= all((then[key] is None) == (given[key] is None) for key in given)
         checksums = [source["sha256"] for source in run["inputs"]]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
     if not same:
         return None

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     keep_inputs(args.out, [*args.inputs, args.exposures])
     update = Update.of(
         Solution.read(args.dir), args.inputs, args.exposures, columns=given["columns"] or None,
-        **{name: given.get(name) for name in ("preset", "match_radius", "device", "covariance")},
+        **{name: given.get(name) for name in ("preset", "match_radius", "device", "covariance", "workers")},
     )  # fmt: skip
     tables = update.tables
     keep_inputs(args.out, [*tables["inputs"], *(tables["exposures"] or ()), *(tables["reference"] or ())])

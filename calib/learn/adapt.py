@@ -33,6 +33,7 @@ from calib.learn.groups import CORNER, Group, Pair, huber, solved_apart
 from calib.model.problem import Problem
 from calib.solve.robust import RobustFit
 from calib.solve.select import deciding_part
+from calib.workers import torch_threads
 
 if TYPE_CHECKING:
     from calib.learn.ensemble import Ensemble
@@ -172,10 +173,11 @@ def fine_tuned(groups: list[Group], members: list[Network], found: Adaptation) -
     if not all(pair.node.size for pair in one + two):
         return found
     shift = np.array(found.shift)
-    first = taught(members, one, two, shift, SCATTER)
-    if not first.step:
-        return found
-    second = taught(members, two, one, shift, SCATTER)
+    with torch_threads(1):  # little work, and so the same on any number of threads
+        first = taught(members, one, two, shift, SCATTER)
+        if not first.step:
+            return found
+        second = taught(members, two, one, shift, SCATTER)
     verdict = Verdict.of(np.concatenate([first.gains, second.gains]))
     kept = tuple(averaged(first.members, second.members)) if verdict.kept else ()
     return replace(found, of_tuning=verdict, steps=(first.step, second.step), members=kept)

@@ -17,6 +17,7 @@ from calib.solve import kernels
 from calib.solve.methods import Solved, stated
 from calib.solve.normal import Estimate, NormalEquations
 from calib.solve.robust import RobustFit
+from calib.workers import asked, torch_threads
 
 if TYPE_CHECKING:
     from calib.learn.ensemble import Ensemble, Scene
@@ -73,7 +74,8 @@ def heard(problem: Problem, fit: RobustFit, ensemble: Ensemble | None = None, de
 
     ensemble, device = ensemble or shipped(), chosen(device)
     data = features_of(problem, fit).to_hetero_data().to(device)
-    said = ensemble.to(device).listen(data)
+    with torch_threads(asked()):
+        said = ensemble.to(device).listen(data)
 
     def values(name: str) -> NDArray[np.float32]:
         """(members, ...)."""

@@ -25,6 +25,7 @@ from calib.learn.fast import Belief, FastNetwork, Linear
 from calib.learn.features import MEASUREMENT, STAR
 from calib.learn.lanes import LANES, clamped, fma, load, load_short, plus, same, silu, spread, store, tanh, times, total
 from calib.learn.network import LARGEST_WEIGHT, WIDTH, Network
+from calib.workers import torch_threads
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -125,12 +126,8 @@ class FusedNetwork(FastNetwork):
         )  # fmt: skip
 
     def _ask(self, data: Any, most: int | None) -> Belief:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)  # what torch does of exposures is little, and so the same on any number of threads
-        try:
+        with torch_threads(1):  # what torch does of exposures is little, and so the same on any number of threads
             return super()._ask(data, most)
-        finally:
-            torch.set_num_threads(before)
 
     def _cuts(self, data: Any, most: int | None) -> Runs:
         star, n = data["measurement"].star.numpy(), data["measurement"].x.shape[0]

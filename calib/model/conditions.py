@@ -24,6 +24,8 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
+from calib.workers import in_order, shared
+
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -53,6 +55,8 @@ PASSES, JITTER_PASSES = 10, (2, 6)
 """Passes over all nights, and those before which the jitter is chosen by the evidence."""
 FIRST_LEVEL = 1.0
 """Standard deviation of the first night's level before any data, mag."""
+EXPOSURES = 50
+"""Of whole nights, that are worth a thread."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +111,19 @@ def clouds(y: Array, variance: Array, night: Ints, chain: Ints) -> Clouds:
     mean, var = cavity.copy(), cavity_variance.copy()
 
     def looked(of_jitter, details):
-        return _nights(
-            ptr, value, spread, cavity, cavity_variance, mean, var, of_jitter, shares, CLEAR_GRID, CLOUD_GRID, out,
-            details,
-        )  # fmt: skip
+        def nights(run):
+            a, b = run
+            return _nights(
+                ptr[a : b + 1], value, spread, cavity[a:b], cavity_variance[a:b], mean[a:b], var[a:b], of_jitter,
+                shares, CLEAR_GRID, CLOUD_GRID, out, details,
+            )  # fmt: skip
+
+        posterior, moments, evidence = map(np.concatenate, zip(*in_order(nights, shared(ptr, EXPOSURES)), strict=True))
+        return posterior, moments, evidence
 
     for n_pass in range(PASSES):
         if n_pass in JITTER_PASSES:
-            tried = [looked(j2, False)[2] for j2 in JITTER_GRID**2]
+            tried = [looked(j2, False)[2].sum() for j2 in JITTER_GRID**2]
             jitter2 = float(JITTER_GRID[int(np.argmax(tried))] ** 2)
         evidence, moments, _ = looked(jitter2, n_pass == PASSES - 1)
         mean, var = np.ascontiguousarray(moments.T)
@@ -236,7 +245,7 @@ def _log_clouds(u, v, tau, out):
 @njit(cache=True, nogil=True)
 def _nights(ptr, y, spread, cavity, cavity_variance, mean, var, jitter2, shares, clear, tau, out, details):
     # out (n, 3): with details, E cloud, E cloud^2, P(no cloud). Returns the posterior of (p, tau) (nights, P, T), the
-    # mean and variance of every night's level, and the log evidence. Where the share of clear sky is 0 the level lies
+    # mean and variance of every night's level, and its log evidence. Where the share of clear sky is 0 the level lies
     # a veil, exponential with mean tau, above that of the clouds.
     G = ptr.size - 1
     P = clear.size
@@ -251,7 +260,7 @@ def _nights(ptr, y, spread, cavity, cavity_variance, mean, var, jitter2, shares,
     veil = np.empty((3, A, T))
     log_cloud = np.empty(T)
     product = np.empty((P, T))
-    evidence = 0.0
+    evidence = np.zeros(G)
     for g in range(G):
         low = ptr[g]
         high = ptr[g + 1]
@@ -320,7 +329,7 @@ def _nights(ptr, y, spread, cavity, cavity_variance, mean, var, jitter2, shares,
                     posterior[g, p, t] += joint[a, p, t]
         moments[g, 0] = m1
         moments[g, 1] = max(m2, 1e-9)
-        evidence += best + log(total) - 0.5 * log(2.0 * pi * cavity_variance[g])
+        evidence[g] = best + log(total) - 0.5 * log(2.0 * pi * cavity_variance[g])
         if not details:
             continue
         for i in range(low, high):

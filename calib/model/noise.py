@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from calib.model.stride import Stride
 from calib.model.tails import CONTAMINATIONS, OUTLIER, Tails, look, spot, tail_histogram
+from calib.workers import cut, dealt, each, summed
 
 Array = NDArray[np.float64]
 
@@ -338,15 +339,15 @@ def _far(star_ptr, node, base, r2, free, u_mean, out):
 
 
 @njit(cache=True, nogil=True)
-def _excess_likelihood(star_ptr, node, base, excess, r2, free, u_mean, densities, levels, grid, out):
-    # out (E, G, C): log likelihood of every value of v_e and of the first levels (E) of contamination; densities
-    # (POINTS, C)
+def _excess_likelihood(first, stop, star_ptr, node, base, excess, r2, free, u_mean, densities, levels, grid, out):
+    # out (E, G, C): log likelihood of the values of v_e from first to stop and of the first levels (E) of
+    # contamination; densities (POINTS, C)
     for s in range(star_ptr.size - 1):
         for i in range(star_ptr[s], star_ptr[s + 1]):
             e = node[i]
             rest = np.float64(base[i]) - excess[e] + u_mean[s]
             z = r2[i] / max(free[i], LEAST_FREE)
-            for k in range(grid.size):
+            for k in range(first, stop):
                 s2 = rest + grid[k]
                 scale = 0.5 * np.log(s2)
                 j, part = spot(z / s2)
@@ -419,10 +420,16 @@ def weigh(
     sums, shares = np.zeros((n_nodes, 7)), np.full(VARIABILITY_GRID.size, 1e-3)
     shares[0] += 1.0
     tables = model.tails.tables if model.level.any() else model.tails.table[None]
-    log_likelihood = _weigh(
-        star_ptr, node, err, base, squared_residual, v, free, tables, model.level, VARIABILITY_GRID,
-        np.log(model.shares), model.beyond_ordinary, w, variable, perceptible, u, sums, shares,
-    )  # fmt: skip
+    log_shares = np.log(model.shares)
+
+    def weigh_run(s: int, t: int, sums: Array, shares: Array) -> float:
+        return float(_weigh(
+            star_ptr[s : t + 1], node, err, base, squared_residual, v, free, tables, model.level, VARIABILITY_GRID,
+            log_shares, model.beyond_ordinary, w, variable[s:t], perceptible[s:t], u[s:t], sums, shares,
+        ))  # fmt: skip
+
+    runs = cut(star_ptr)
+    log_likelihood = float(sum(summed(weigh_run, runs, sums, shares)))
     tails = None
     if fit_tails:
         tails = tail_histogram(
@@ -436,13 +443,14 @@ def weigh(
         asked = np.ones(n_nodes, np.int64)
         if fit_contamination:
             far = np.zeros(n_nodes)
-            _far(star_ptr, node, base, squared_residual, free, u, far)
+            summed(
+                lambda s, t, far: _far(star_ptr[s : t + 1], node, base, squared_residual, free, u[s:t], far), runs, far
+            )
             suspect = model.suspects(far, sums[:, 6])
             excess[~suspect, :, 1:] = -np.inf
             asked[suspect] = levels.size
-        _excess_likelihood(
-            star_ptr, node, base, model.excess, squared_residual, free, u, densities, asked, EXCESS_GRID, excess
-        )  # fmt: skip
+        of_all = (star_ptr, node, base, model.excess, squared_residual, free, u, densities, asked, EXCESS_GRID, excess)
+        each(lambda k, after: _excess_likelihood(k, after, *of_all), dealt(EXCESS_GRID.size, node.size))
     score_sigma, rate_sigma, score_one, rate_one, information_sigma, information_one, count = sums.T
     found = NodeSums(
         score_sigma, rate_sigma, score_one, rate_one, information_sigma, information_one, count,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from calib.solve.dense import DenseFields, assemble_dense
 from calib.solve.kernels import has_magnitude_term
+from calib.workers import each, shared
 
 Array = NDArray[np.float64]
 
@@ -142,11 +143,12 @@ def _roots(inv, P):
 
 
 @njit(cache=True, nogil=True)
-def _scalar_rows(marked, node_ptr, slot, w, star, root, indptr, indices, diagonal, blocks):
-    # K = P = 1: added to diagonal (E, 1, 1); blocks (links, 1, 1) overwritten; w and star (n) in the order of the walk
+def _scalar_rows(rows, marked, node_ptr, slot, w, star, root, indptr, indices, diagonal, blocks):
+    # K = P = 1, rows of the nodes from one to before another: added to diagonal (E, 1, 1); blocks (links, 1, 1)
+    # overwritten; w and star (n) in the order of the walk
     E = node_ptr.size - 1
     summed = np.zeros(E)
-    for e in range(E):
+    for e in range(rows[0], rows[1]):
         own = 0.0
         for k in range(node_ptr[e], node_ptr[e + 1]):
             j = slot[k]
@@ -213,14 +215,15 @@ def _shift(block, centre):
 
 
 @njit(cache=True, nogil=True, forceinline=True)
-def _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, K, P):
-    # added to diagonal (E, K, K); blocks (links, K, K) overwritten; w, star and places in the order of the walk
+def _rows(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, K, P):
+    # rows of the nodes from one to before another: added to diagonal (E, K, K); blocks (links, K, K) overwritten; w,
+    # star and places in the order of the walk
     E = node_ptr.size - 1
     summed = np.zeros(E * K * K)
     own = np.zeros(K * K)
     block = np.empty((K, K))
     x = px = y = py = z = pz = r10 = r11 = v1 = 0.0
-    for e in range(E):
+    for e in range(rows[0], rows[1]):
         own[:] = 0.0
         for k in range(node_ptr[e], node_ptr[e + 1]):
             j = slot[k]
@@ -276,58 +279,58 @@ def _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indi
 
 
 @njit(cache=True, nogil=True)
-def _rows_1_2(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
-    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 1, 2)
+def _rows_1_2(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 1, 2)
 
 
 @njit(cache=True, nogil=True)
-def _rows_2_1(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
-    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 2, 1)
+def _rows_2_1(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 2, 1)
 
 
 @njit(cache=True, nogil=True)
-def _rows_2_2(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
-    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 2, 2)
+def _rows_2_2(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 2, 2)
 
 
 @njit(cache=True, nogil=True)
-def _rows_3_1(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
-    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 3, 1)
+def _rows_3_1(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 3, 1)
 
 
 @njit(cache=True, nogil=True)
-def _rows_3_2(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
-    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 3, 2)
+def _rows_3_2(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 3, 2)
 
 
 @njit(cache=True, nogil=True)
-def _rows_4_1(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
-    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 4, 1)
+def _rows_4_1(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 4, 1)
 
 
 @njit(cache=True, nogil=True)
-def _rows_4_2(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
-    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 4, 2)
+def _rows_4_2(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 4, 2)
 
 
 @njit(cache=True, nogil=True)
-def _rows_6_1(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
-    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 6, 1)
+def _rows_6_1(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 6, 1)
 
 
 @njit(cache=True, nogil=True)
-def _rows_6_2(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
-    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 6, 2)
+def _rows_6_2(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 6, 2)
 
 
 @njit(cache=True, nogil=True)
-def _rows_7_1(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
-    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 7, 1)
+def _rows_7_1(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 7, 1)
 
 
 @njit(cache=True, nogil=True)
-def _rows_7_2(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
-    _rows(marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 7, 2)
+def _rows_7_2(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks):
+    _rows(rows, marked, node_ptr, slot, w, star, root, h, places, centre, indptr, indices, diagonal, blocks, 7, 2)
 
 
 _ROWS = {
@@ -376,10 +379,14 @@ def assemble(
     weight, star, root = w[walk.source], walk.star(), _roots(star_inverse, P)
     order = (walk.marked, others.node_ptr, others.slot, weight, star, root)
     places = xy[walk.source] if K > 1 else xy
-    if K == 1 and P == 1:
-        _scalar_rows(*order, indptr, indices, diagonal, blocks)
-    else:
-        _ROWS[K, P](*order, response, places, centre, indptr, indices, diagonal, blocks)
+
+    def job(first: int, stop: int) -> None:
+        if K == 1 and P == 1:
+            _scalar_rows((first, stop), *order, indptr, indices, diagonal, blocks)
+        else:
+            _ROWS[K, P]((first, stop), *order, response, places, centre, indptr, indices, diagonal, blocks)
+
+    each(job, shared(others.node_ptr))
     if dense is not None:
         assemble_dense(
             dense, walk.star_ptr, walk.nodes, weight, star, root, indptr, indices, (places, K, centre, P, response),

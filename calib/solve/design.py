@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from calib.solve.assembly import Walk
 from calib.solve.dense import DenseFields
+from calib.workers import asked
 
 if TYPE_CHECKING:
     from calib.model.by_magnitude import ByMagnitude
@@ -110,8 +111,8 @@ class Design:
         from graphs import MeasurementGraph
 
         walk = self.walk  # the same graph, its stars in the order of assembly: several times faster to link
-        links = MeasurementGraph(walk.star_ptr, walk.nodes, walk.source, self.n_nodes).exposure_graph()
-        return replace(links, incidence=None)
+        graph = MeasurementGraph(walk.star_ptr, walk.nodes, walk.source, self.n_nodes)
+        return replace(graph.exposure_graph(threads=asked()), incidence=None)
 
     @cached_property
     def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:

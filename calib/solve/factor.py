@@ -10,6 +10,7 @@ matrix, hence exact errors, at about twice the cost of the factor.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,15 @@ from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
 
 from calib.solve.ordering import Supernodes, adjacency, analyse
+from calib.workers import down
 
 Array = NDArray[np.float64]
 
 
+BRANCHES = 3
+"""Branches of the tree of elimination that are gone down side by side, at most: the longest is half of all work."""
+MANY_ENTRIES = 1_000_000
+"""Numbers of a factor from which threads are worth their while."""
 _NOTHING = (np.zeros((0, 0), order="F"), np.zeros(0, np.int64))
 
 
@@ -89,7 +95,7 @@ def _extend_add(front, rest, update, where):
                 rest[where[i] - width, column - width] += update[i, j]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _mirror(a):
     # the upper triangle from the lower
     for j in range(a.shape[1]):
@@ -97,14 +103,14 @@ def _mirror(a):
             a[i, j] = a[j, i]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _gather(parent_inverse, where, out):
     for j in range(where.size):
         for i in range(where.size):
             out[i, j] = parent_inverse[where[i], where[j]]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _store_inverse(
     inverse, first, width, order, rank, slot, sym_ptr, sym_adj, sym_link, sym_up, local, K, diagonal, blocks
 ):
@@ -317,28 +323,34 @@ class Factor:
         return self._selected(pivots, belows, keep=False)
 
     def _selected(self, pivots: list[Array], belows: list[Array], *, keep: bool) -> Selected:
-        """Selected inverse from the root down, each supernode's part of the factor taken off the lists' ends; pivots
-        are kept as they are, or written over.
+        """Selected inverse from the root down, each supernode's part of the factor taken off the lists; pivots are
+        kept as they are, or written over.
+
+        Branches of the tree go side by side, where room is no concern: each has fronts of its own.
         """
         symbolic, K = self.symbolic, self.block
         tree = symbolic.supernodes
         ptr, adj, link, up = symbolic.adjacency
         diagonal = np.zeros((symbolic.n_nodes, K, K))
         blocks = np.zeros((adj.size // 2, K, K))
-        local = np.empty(symbolic.n_nodes, np.int64)
         waiting = np.bincount(tree.parent[tree.parent >= 0], minlength=tree.n)
         fronts: dict[int, Array] = {}
-        for q in range(tree.n - 1, -1, -1):
+        counting = Lock()
+
+        def invert(q: int) -> None:
+            local = np.empty(symbolic.n_nodes, np.int64)
             first, width, m, size = self._shape(q, local)
-            pivot, below = pivots.pop(), belows.pop()
+            pivot, below = pivots[q], belows[q]
+            pivots[q] = belows[q] = _NOTHING[0]
             inverse = np.empty((m + size, m + size), order="F")
             parent = int(tree.parent[q])
             if size:
                 _gather(fronts[parent], self._where(q), inverse[m:, m:])
             if parent >= 0:
-                waiting[parent] -= 1
-                if waiting[parent] == 0:
-                    del fronts[parent]
+                with counting:
+                    waiting[parent] -= 1
+                    if waiting[parent] == 0:
+                        del fronts[parent]
             if m and size:
                 g = blas.dtrsm(1.0, pivot, below, side=1, lower=1)
                 z21 = -(inverse[m:, m:] @ g)
@@ -359,7 +371,9 @@ class Factor:
             )  # fmt: skip
             if waiting[q] > 0:
                 fronts[q] = inverse
-            del inverse  # before the next is made
+
+        large = tree.n_entries * K**2 > MANY_ENTRIES
+        down(invert, tree.parent, BRANCHES if keep and large else 1)
         node, coefficient = self._alone
         diagonal[node, coefficient, coefficient] = 1.0 / self._alone_pivot
         return Selected(diagonal, blocks)

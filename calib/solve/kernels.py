@@ -4,6 +4,9 @@ Names: n measurements sorted by star, S stars, E nodes, K unknowns a node, P unk
 ``phi`` is a measurement's node basis (K: 1, 3 or 6 of a surface, one more by magnitude), ``u = (1, h)`` its star
 basis (P), ``D_s = sum w u u' + diag(0, lambda_s)``. Packed symmetric star matrices are (S, 3): [0, 0], [0, 1], [1, 1];
 with P = 1 only the first is used.
+
+What is called from Python does runs of stars side by side (`calib.workers`): each run sees its own stars, and all
+measurements and nodes.
 """
 
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
@@ -14,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+
+from calib.workers import cut, each, shared, summed
 
 # ruff: noqa: D103 - each kernel's one line stands in its comment, its shapes in the module's
 
@@ -53,11 +58,20 @@ def basis(xy, K, centre):
     return out
 
 
-@njit(cache=True, nogil=True)
-def star_inverses(star_ptr, node, w, P, h, star_precision):
+def star_inverses(star_ptr: Any, node: Any, w: Any, P: Any, h: Any, star_precision: Any) -> Any:
     # D_s^-1, packed (S, 3); zero where a star has no weight
+    out = np.zeros((star_ptr.size - 1, 3))
+
+    def job(s: int, t: int) -> None:
+        _star_inverses(star_ptr[s : t + 1], node, w, P, h, star_precision[s:t], out[s:t])
+
+    each(job, shared(star_ptr))
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _star_inverses(star_ptr, node, w, P, h, star_precision, out):
     S = star_ptr.size - 1
-    out = np.zeros((S, 3))
     for s in range(S):
         a = 0.0
         b = 0.0
@@ -82,20 +96,32 @@ def star_inverses(star_ptr, node, w, P, h, star_precision):
                 out[s, 2] = a / det
             else:
                 out[s, 0] = 1.0 / a
-    return out
+
+
+def less_response(star_ptr: Any, node: Any, b: Any, h: Any, m: Any) -> None:
+    # m (n) less b_s h_e, in place
+    each(lambda s, t: _less_response(star_ptr[s : t + 1], node, b[s:t], h, m), shared(star_ptr))
 
 
 @njit(cache=True, nogil=True)
-def less_response(star_ptr, node, b, h, m):
-    # m (n) less b_s h_e, in place
+def _less_response(star_ptr, node, b, h, m):
     for s in range(star_ptr.size - 1):
         for i in range(star_ptr[s], star_ptr[s + 1]):
             m[i] -= b[s] * h[node[i]]
 
 
-@njit(cache=True, nogil=True)
-def right_hand_side(star_ptr, node, m, w, inv, xy, K, centre, P, h, out):
+def right_hand_side(
+    star_ptr: Any, node: Any, m: Any, w: Any, inv: Any, xy: Any, K: Any, centre: Any, P: Any, h: Any, out: Any
+) -> None:
     # t = sum w phi (u . s0 - m), s0 = D^-1 sum w u m, added to out (E, K)
+    def job(s: int, t: int, out: Any) -> None:
+        _right_hand_side(star_ptr[s : t + 1], node, m, w, inv[s:t], xy, K, centre, P, h, out)
+
+    summed(job, cut(star_ptr), out)
+
+
+@njit(cache=True, nogil=True)
+def _right_hand_side(star_ptr, node, m, w, inv, xy, K, centre, P, h, out):
     S = star_ptr.size - 1
     p = np.empty(K)
     for s in range(S):
@@ -125,10 +151,13 @@ def apply(
     star_ptr: Any, node: Any, w: Any, inv: Any, xy: Any, K: Any, centre: Any, P: Any, h: Any, theta: Any, out: Any
 ) -> None:
     # out (E, K) += L theta, without assembling L and without its precisions
-    if K == 1 and P == 1:
-        _apply_scalar(star_ptr, node, w, inv, theta, out)
-    else:
-        _apply_blocks(star_ptr, node, w, inv, xy, K, centre, P, h, theta, out)
+    def job(s: int, t: int, out: Any) -> None:
+        if K == 1 and P == 1:
+            _apply_scalar(star_ptr[s : t + 1], node, w, inv[s:t], theta, out)
+        else:
+            _apply_blocks(star_ptr[s : t + 1], node, w, inv[s:t], xy, K, centre, P, h, theta, out)
+
+    summed(job, cut(star_ptr), out)
 
 
 @njit(cache=True, nogil=True)
@@ -177,9 +206,21 @@ def _apply_blocks(star_ptr, node, w, inv, xy, K, centre, P, h, theta, out):
                 out[e, a] += g * p[a]
 
 
-@njit(cache=True, nogil=True)
-def back_substitute(star_ptr, node, m, w, inv, xy, K, centre, P, h, theta, stars, residual):
+def back_substitute(
+    star_ptr: Any, node: Any, m: Any, w: Any, inv: Any, xy: Any, K: Any, centre: Any, P: Any, h: Any, theta: Any,
+    stars: Any, residual: Any,
+) -> None:  # fmt: skip
     # stars (S, P) = D^-1 sum w u (m + phi . theta), NaN without weight; residual (n) = m - u . star + phi . theta
+    def job(s: int, t: int) -> None:
+        _back_substitute(
+            star_ptr[s : t + 1], node, m, w, inv[s:t], xy, K, centre, P, h, theta, stars[s:t], residual
+        )
+
+    each(job, shared(star_ptr))
+
+
+@njit(cache=True, nogil=True)
+def _back_substitute(star_ptr, node, m, w, inv, xy, K, centre, P, h, theta, stars, residual):
     S = star_ptr.size - 1
     p = np.empty(K)
     for s in range(S):

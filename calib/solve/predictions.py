@@ -8,6 +8,7 @@ With ``b_j = w_j D_s^-1 u_j`` a star is ``sum_j b_j (m_j + phi_j . theta)``, so 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from calib.solve.assembly import Walk
 from calib.solve.dense import DenseFields, predict_dense
 from calib.solve.kernels import has_magnitude_term
+from calib.workers import each, shared
 
 Array = NDArray[np.float64]
 
@@ -66,17 +68,19 @@ def _form(v, k, K, p, q):
 
 
 @njit(cache=True, nogil=True, forceinline=True)
-def _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, K, P):
+def _pairs(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, K, P):
     # q (n, P) = sum_j b_j G_ij, node by node so that a row of links is found by its column; w, star and places in the
-    # order of the walk. b is made as it is met.
-    E = node_ptr.size - 1
+    # order of the walk. b is made as it is met. Of the measurements slot[low[e]:end[e]] of each node, those of a run.
+    E = low.size
     place = np.zeros(E, np.int64)
     bi1 = bj1 = q1 = i01 = i11 = 0.0
     for e in range(E):
+        if low[e] == end[e]:
+            continue
         for k in range(indptr[e], indptr[e + 1]):
             if indices[k] < E:
                 place[indices[k]] = k
-        for k in range(node_ptr[e], node_ptr[e + 1]):
+        for k in range(low[e], end[e]):
             i = slot[k]
             s = star[i]
             i00 = inv[s, 0]
@@ -114,58 +118,58 @@ def _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indi
 
 
 @njit(cache=True, nogil=True)
-def _pairs_1_2(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
-    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 1, 2)
+def _pairs_1_2(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 1, 2)
 
 
 @njit(cache=True, nogil=True)
-def _pairs_2_1(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
-    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 2, 1)
+def _pairs_2_1(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 2, 1)
 
 
 @njit(cache=True, nogil=True)
-def _pairs_2_2(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
-    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 2, 2)
+def _pairs_2_2(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 2, 2)
 
 
 @njit(cache=True, nogil=True)
-def _pairs_3_1(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
-    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 3, 1)
+def _pairs_3_1(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 3, 1)
 
 
 @njit(cache=True, nogil=True)
-def _pairs_3_2(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
-    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 3, 2)
+def _pairs_3_2(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 3, 2)
 
 
 @njit(cache=True, nogil=True)
-def _pairs_4_1(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
-    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 4, 1)
+def _pairs_4_1(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 4, 1)
 
 
 @njit(cache=True, nogil=True)
-def _pairs_4_2(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
-    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 4, 2)
+def _pairs_4_2(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 4, 2)
 
 
 @njit(cache=True, nogil=True)
-def _pairs_6_1(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
-    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 6, 1)
+def _pairs_6_1(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 6, 1)
 
 
 @njit(cache=True, nogil=True)
-def _pairs_6_2(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
-    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 6, 2)
+def _pairs_6_2(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 6, 2)
 
 
 @njit(cache=True, nogil=True)
-def _pairs_7_1(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
-    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 7, 1)
+def _pairs_7_1(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 7, 1)
 
 
 @njit(cache=True, nogil=True)
-def _pairs_7_2(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
-    _pairs(marked, node_ptr, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 7, 2)
+def _pairs_7_2(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q):
+    _pairs(marked, low, end, slot, w, star, inv, h, places, centre, indptr, indices, var_diagonal, var_blocks, q, 7, 2)
 
 
 _PAIRS = {
@@ -177,17 +181,19 @@ _PAIRS = {
 
 
 @njit(cache=True, nogil=True)
-def _pairs_scalar(marked, node_ptr, slot, w, star, inv, indptr, indices, var_diagonal, var_blocks, q):
+def _pairs_scalar(marked, low, end, slot, w, star, inv, indptr, indices, var_diagonal, var_blocks, q):
     # the same for K = P = 1
-    E = node_ptr.size - 1
+    E = low.size
     row = np.zeros(E)
     for e in range(E):
+        if low[e] == end[e]:
+            continue
         for k in range(indptr[e], indptr[e + 1]):
             if indices[k] < E:
                 row[indices[k]] = var_blocks[k, 0, 0]
         g = var_diagonal[e, 0, 0]
         row[e] = g
-        for k in range(node_ptr[e], node_ptr[e + 1]):
+        for k in range(low[e], end[e]):
             i = slot[k]
             i00 = inv[star[i], 0]
             bi = np.float64(w[i]) * i00
@@ -201,6 +207,19 @@ def _pairs_scalar(marked, node_ptr, slot, w, star, inv, indptr, indices, var_dia
                 q0 += np.float64(w[j]) * i00 * c
                 q[j, 0] += bi * c
             q[i, 0] += q0
+
+
+@njit(cache=True, nogil=True)
+def _within(node_ptr, slot, first, stop):
+    # (E,) twice: where in slot each node's measurements of a run begin and end; they ascend
+    E = node_ptr.size - 1
+    low = np.empty(E, np.int64)
+    end = np.empty(E, np.int64)
+    for e in range(E):
+        mine = slot[node_ptr[e] : node_ptr[e + 1]]
+        low[e] = node_ptr[e] + np.searchsorted(mine, first)
+        end[e] = node_ptr[e] + np.searchsorted(mine, stop)
+    return low, end
 
 
 @njit(cache=True, nogil=True)
@@ -299,23 +318,32 @@ def prediction_variance(
     star, star_gauge = np.zeros((S, 3)), np.zeros((S, P))
     weight = w[walk.source]
     others = walk if dense is None else dense
-    rows = (walk.marked, others.node_ptr, others.slot, weight, walk.star(), star_inverse)
+    rows = (others.slot, weight, walk.star(), star_inverse)
     pattern = (indptr, indices, var_diagonal, var_blocks, q)
     places = xy[walk.source] if K > 1 else xy
-    if K == 1 and P == 1:
-        _pairs_scalar(*rows, *pattern)
-    else:
-        _PAIRS[K, P](*rows, response, places, centre, *pattern)
+    runs = shared(walk.star_ptr)
+
+    kernel: Any = _PAIRS.get((K, P), _pairs_scalar)
+    terms = () if K == P == 1 else (response, places, centre)
+
+    def pairs(rows: Any, first: int, stop: int) -> None:
+        within = _within(others.node_ptr, others.slot, walk.star_ptr[first], walk.star_ptr[stop])
+        kernel(walk.marked, *within, *rows, *terms, *pattern)
+
+    each(partial(pairs, rows), runs)
     if dense is not None:
         predict_dense(
-            dense, walk.star_ptr, walk.nodes, weight, rows[4], star_inverse, indptr, indices,
+            dense, walk.star_ptr, walk.nodes, weight, rows[2], star_inverse, indptr, indices,
             (places, K, centre, P, response), var_diagonal, var_blocks, q,
         )  # fmt: skip
     del rows
     variance: Array = np.empty(n, kind)
-    runs = (walk.stars, walk.star_ptr, walk.source)
-    _collect(
-        *runs, node, weight, star_inverse, places, K, centre, P, response, gauge, var_diagonal, q, variance, star,
-        star_gauge,
-    )  # fmt: skip
+
+    def collect(first: int, stop: int) -> None:
+        _collect(
+            walk.stars[first:stop], walk.star_ptr[first : stop + 1], walk.source, node, weight, star_inverse, places, K,
+            centre, P, response, gauge, var_diagonal, q, variance, star, star_gauge,
+        )  # fmt: skip
+
+    each(collect, runs)
     return variance, star, star_gauge

@@ -5,6 +5,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
+from calib import workers
 from calib.model import conditions
 from calib.model.conditions import clouds
 
@@ -102,6 +103,18 @@ def test_chains_are_apart_and_unknown_is_nan():
     np.testing.assert_allclose(two.cloud[: y.size], two.cloud[y.size :], atol=1e-6)
     assert np.isnan([two.cloud[5], two.cloud_err[5], two.photometric[5]]).all()
     assert np.isfinite(np.delete(two.cloud, [5, 5 + y.size])).all()
+
+
+def test_runs_of_nights_change_nothing(monkeypatch):
+    y, night, _ = nights(6, n_nights=40)
+    whole = solved(y, night)
+    monkeypatch.setattr(conditions, "EXPOSURES", 20)
+    for threads in (1, 2, 3):
+        with workers.working(threads):
+            assert (len(workers.shared(np.arange(y.size), conditions.EXPOSURES)) > 4) == (threads > 1)
+            found = solved(y, night)
+        for name, value in vars(whole).items():
+            np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
 
 
 def test_one_night_against_brute_force():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from calib import workers
 from calib.model.noise import CONTAMINATION_LEVELS, EXCESS_GRID, VARIABILITY_GRID, NoiseModel, weigh
 from calib.model.stride import Stride
 from calib.model.tails import CONTAMINATIONS, MULTIPLES, Tails, tail_histogram
@@ -364,3 +365,29 @@ def test_a_stride_that_turns_is_shorter_and_one_that_goes_on_grows():
     for _ in range(9):
         last = stride(ahead)
     np.testing.assert_allclose(last, [1.0, 0.2])
+
+
+def test_runs_of_stars_add_up(monkeypatch):
+    model, *given = survey(4, n_stars=400)
+    rng = np.random.default_rng(4)
+    given += [rng.uniform(0, 1e-4, given[1].size), rng.uniform(0, 0.9, given[1].size)]
+    asked = {"fit_tails": True, "fit_excess": True, "fit_contamination": True}
+
+    def arrays(found):
+        sums = vars(found.sums)
+        return {"w": found.w, "u": found.variability, "variable": found.variable, "seen": found.perceptible, **sums}
+
+    whole = arrays(weigh(model, *given, **asked))
+    monkeypatch.setattr(workers, "RUN", 50)
+    assert len(workers.cut(given[0])) > 20
+    alone = arrays(weigh(model, *given, **asked))
+    for threads in (2, 3):
+        with workers.working(threads):
+            found = arrays(weigh(model, *given, **asked))
+        for name, value in alone.items():
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
+    for name, value in whole.items():
+        np.testing.assert_allclose(alone[name], value, rtol=1e-12, err_msg=name)
+    for name in ("w", "u", "variable", "seen", "excess_likelihood"):  # of a measurement, a star or a place on a grid
+        np.testing.assert_array_equal(alone[name], whole[name], err_msg=name)
+    assert (alone["score_sigma"] != whole["score_sigma"]).any()

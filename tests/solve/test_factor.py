@@ -1,7 +1,10 @@
+import threading
+
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
+from calib import workers
 from calib.solve.factor import Factor, NotPositiveDefinite, Symbolic
 
 
@@ -122,3 +125,31 @@ def test_not_positive_definite_is_said(bad):
     diagonal[20] = bad
     with pytest.raises(NotPositiveDefinite):
         Factor(Symbolic(indptr, indices), diagonal, blocks)
+
+
+@pytest.mark.parametrize("K", [1, 3])
+def test_branches_side_by_side_give_the_same_bits(K, monkeypatch):
+    n, pairs = _grid(25)
+    indptr, indices, pairs = _pattern(n, pairs)
+    diagonal, blocks, _ = _matrix(n, pairs, K)
+    symbolic = Symbolic(indptr, indices)
+    assert np.bincount(symbolic.supernodes.parent[symbolic.supernodes.parent >= 0]).max() > 1
+    alone = Factor(symbolic, diagonal, blocks).selected_inverse()
+    threads, real = set(), Factor._where
+
+    def where(factor, q):
+        threads.add(threading.get_ident())
+        return real(factor, q)
+
+    monkeypatch.setattr("calib.solve.factor.MANY_ENTRIES", 0)
+    with workers.working(3):
+        factor = Factor(symbolic, diagonal, blocks)
+        monkeypatch.setattr(Factor, "_where", where)
+        together = factor.selected_inverse()
+        assert threading.get_ident() not in threads  # and more than one of others, which time alone decides
+        assert_array_equal(together.diagonal, alone.diagonal)
+        assert_array_equal(together.blocks, alone.blocks)
+        again, last = factor.selected_inverse(), factor.last_selected_inverse()
+    assert_array_equal(again.diagonal, alone.diagonal)
+    assert_array_equal(last.blocks, alone.blocks)
+    assert threading.get_ident() in threads  # the last of a large survey keeps to one
