@@ -39,6 +39,8 @@ class GroupPrior:
         nu.
     strength, usual
         Belief that the scale is ``usual`` mag^2, in coefficients' worth; for kinds with few groups.
+    alike
+        Whether groups are normal instead: all are held by the scale, however far off they lie.
     """
 
     size: int
@@ -46,11 +48,12 @@ class GroupPrior:
     dof: float = 3.0
     strength: float = 0.0
     usual: float = 1e-6
+    alike: bool = False
     _stride: Stride = field(default_factory=lambda: Stride(1.5))
 
     def precision(self, square: Array, variance: Array) -> Array:
         """Expected precision (groups,) of each coefficient, from the sums of squares and of posterior variances."""
-        return (self.dof + self.size) / (self.dof + (square + variance) / self.scale) / self.scale
+        return self._weight((square + variance) / self.scale) / self.scale
 
     def update(self, square: Array, variance: Array, informed: NDArray[np.bool_]) -> float:
         """One step from all groups' sums of squares and posterior variances; groups without data say nothing.
@@ -64,10 +67,10 @@ class GroupPrior:
         q, v = square[informed], variance[informed]
         if q.size < 1:
             return 0.0
-        if q.size >= 10:
-            z = (q + v) / self.scale
+        z = (q + v) / self.scale
+        if q.size >= 10 and not self.alike:
             self.dof = float(DOF_GRID[np.argmax([self._log_density(z, nu).sum() for nu in DOF_GRID])])
-        weight = (self.dof + self.size) / (self.dof + (q + v) / self.scale)
+        weight = self._weight(z)
         determined = np.maximum(self.size - weight * v / self.scale, 0.0)
         score = (weight * q / self.scale - determined).sum() + self.strength * (self.usual / self.scale - 1.0)
         information = (determined**2).sum() / self.size + self.strength
@@ -79,7 +82,13 @@ class GroupPrior:
         """Log density of groups with these sums of squares."""
         return np.asarray(self._log_density(square / self.scale, self.dof) - 0.5 * self.size * np.log(self.scale))
 
+    def _weight(self, z: Array) -> Array:
+        """(groups,), expected lambda."""
+        return np.ones_like(z) if self.alike else (self.dof + self.size) / (self.dof + z)
+
     def _log_density(self, z: Array, nu: float) -> Array:
         d = self.size
+        if self.alike:
+            return np.asarray(-0.5 * z - 0.5 * d * np.log(2.0 * np.pi))
         norm = gammaln(0.5 * (nu + d)) - gammaln(0.5 * nu) - 0.5 * d * np.log(nu * np.pi)
         return np.asarray(norm - 0.5 * (nu + d) * np.log1p(z / nu))

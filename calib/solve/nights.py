@@ -1,7 +1,7 @@
 """Nights: zero-points of one night are tied by extinction, as tightly as that night's own scatter allows.
 
     z_e = a_night - k_night (X_e - 1) - d_night t_e X_e + s q_e + jitter_e
-    a_night ~ t(a_band, S_a),  k_night ~ t(k_band, S_k),  d_night ~ t(0, S_d)
+    a_night ~ t(a_band, S_a),  k_night ~ N(k_band, S_k),  d_night ~ N(0, S_d)
 
 with X the airmass, t the hours since the middle of the night's exposures, and q the logarithm of the seeing (light lost
 from an aperture). d is the drift of extinction through the night, as in the ubercalibration of Padmanabhan et al. 2008
@@ -22,7 +22,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from calib.model.jitter import JitterPrior
+from calib.model.jitter import JITTER_GRID, JitterPrior
 from calib.model.priors import GroupPrior
 
 Array = NDArray[np.float64]
@@ -32,8 +32,12 @@ USUAL_EXTINCTION = (0.15, 0.3)
 """Mean and standard deviation of k_band before any data, mag per airmass."""
 USUAL_SEEING_SLOPE = 0.1
 """Standard deviation of s before any data, mag per unit of ln(seeing)."""
+USUAL_SLOPE = 0.03
+"""Standard deviation of a night's k about its band's before any data, mag per airmass."""
 USUAL_DRIFT = 0.001
 """Standard deviation of d before any data, mag per airmass and hour: a judgement, a hundredth in a night of ten."""
+TIGHT = 0.01**2
+"""Variance of the jitter, mag^2, up to which a night tells its own extinction from its clouds."""
 SMALLEST_NIGHT = 3
 
 
@@ -270,14 +274,22 @@ class Quadratic:
     rhs: Array
 
 
+def _alike(usual: float, strength: float) -> GroupPrior:
+    """Of what no night has far more of than others, and tight nights alone say how much.
+
+    A cloud that comes up while the airmass changes would be taken for extinction, and be gone from the clouds.
+    """
+    return GroupPrior(1, usual**2, strength=strength, usual=usual**2, alike=True)
+
+
 @dataclass
 class LevelPriors:
     """Learned variances of the night model."""
 
     levels: NightLevels
     level: GroupPrior = field(default_factory=lambda: GroupPrior(1, 0.03**2, 3.0, strength=2.0, usual=0.03**2))
-    slope: GroupPrior = field(default_factory=lambda: GroupPrior(1, 0.03**2, 3.0, strength=2.0, usual=0.03**2))
-    drift: GroupPrior = field(default_factory=lambda: GroupPrior(1, USUAL_DRIFT**2, 3.0, 2.0, USUAL_DRIFT**2))
+    slope: GroupPrior = field(default_factory=lambda: _alike(USUAL_SLOPE, 6.0))
+    drift: GroupPrior = field(default_factory=lambda: _alike(USUAL_DRIFT, 9.0))
     jitter: JitterPrior = field(init=False)
     last: dict[str, tuple[Array, Array]] = field(default_factory=dict)
 
@@ -289,6 +301,12 @@ class LevelPriors:
         """Priors by name: of nights' levels and slopes about their band's, of drifts about none."""
         drift = {"drift": self.drift} if self.levels.drifts else {}
         return {"level": self.level, "slope": self.slope} | drift
+
+    @property
+    def tight(self) -> Array:
+        """(nights,), probability that a night's own scatter is small; nothing is known of it before it was observed."""
+        posterior = self.jitter.posterior
+        return np.ones(self.levels.n_groups) if posterior is None else posterior[:, JITTER_GRID <= TIGHT].sum(1)
 
     def observe(self, theta: Array, covariance: Array, of_pairs: Array, step: float = 1.0) -> None:
         """Residuals of the night model after a solve.
@@ -328,7 +346,10 @@ class LevelPriors:
     def update(self) -> float:
         """One step of every variance; returns the largest change of a log variance that matters."""
         everyone = np.ones(self.levels.n_groups, bool)
-        change = max(prior.update(*self.last[name], everyone) for name, prior in self.groups.items())
+        change = max(
+            prior.update(*self.last[name], everyone if name == "level" else self.tight > 0.5)
+            for name, prior in self.groups.items()
+        )
         self.jitter.update()
         return change
 

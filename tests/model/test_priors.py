@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import multivariate_t
+from scipy.stats import multivariate_t, norm
 
 from calib.model.priors import SMALLEST, GroupPrior
 
@@ -106,3 +106,14 @@ def test_belief_holds_a_kind_with_few_groups():
         prior.update(np.zeros(1), np.full(1, prior.scale), np.ones(1, bool))
     assert prior.scale == pytest.approx(1e-4, rel=0.05)
     assert prior.scale > SMALLEST
+
+
+def test_groups_that_are_alike_are_normal():
+    rng = np.random.default_rng(8)
+    data = rng.normal(0, np.hypot(0.003, 0.002), (400, 2))
+    shrunk, prior = learn(GroupPrior(2, 1e-5, alike=True), data, 0.002**2)
+    assert np.sqrt(prior.scale) == pytest.approx(0.003, rel=0.1)
+    precision = prior.precision(1e3 * (shrunk**2).sum(1), np.full(400, 1e-6))
+    np.testing.assert_array_equal(precision, 1.0 / prior.scale)
+    expected = norm(0, np.sqrt(prior.scale)).logpdf(shrunk).sum(1)
+    np.testing.assert_allclose(prior.log_density((shrunk**2).sum(1)), expected, rtol=1e-10)
