@@ -241,10 +241,12 @@ class _Sample:
         return out
 
     def _of_stars(self, sky: Array) -> Array:
-        """(2, m), the place of each measurement's star: that of its measurement of median u, where most of them are."""
+        """(2, m), the place of each measurement's star: that of its measurement nearest to the median of all."""
         ptr = np.concatenate([[0], np.cumsum(np.bincount(self.star))])
         middle = ptr[:-1] + (np.diff(ptr) - 1) // 2
-        return np.asarray(sky[:, np.lexsort((sky[0], self.star))[middle]][:, self.star])
+        median = np.stack([axis[np.lexsort((axis, self.star))[middle]][self.star] for axis in sky])
+        nearest = np.lexsort((np.hypot(*(sky - median)), self.star))[ptr[:-1]]
+        return np.asarray(sky[:, nearest][:, self.star])
 
 
 def _turned(plane: Array, angle: Array) -> Array:

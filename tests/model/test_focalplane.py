@@ -118,6 +118,12 @@ def test_fields_that_are_turned_against_each_other_lose_nothing(case, strays):
     assert np.abs(left).max() < (10.0 if "stretch" in case else 2.0)
 
 
+def test_an_exposure_that_is_bent_as_no_angle_is_loses_nothing():
+    bent = pl.when(pl.col("exposure_id") == 7).then(1000.0 + 1.01 * (pl.col("y") - 1000.0)).otherwise("y")
+    (_, stray), _, _ = found(camera(8)[0].with_columns(y=bent))
+    assert not stray.any()
+
+
 def test_a_tenth_of_an_exposure_may_be_wrong():
     frame, _, _ = camera(9, fields=1.0)
     own = np.flatnonzero((frame["exposure_id"] == 7).to_numpy())
@@ -175,3 +181,14 @@ def test_rows_that_stray_are_counted_once():
     counted = count_reasons(measurements.reason)
     assert counted["misplaced"] == problem.rows.unusable.size
     assert counted["usable"] == problem.m.size
+
+
+def test_what_is_usual_of_an_exposure_and_detector():
+    rng = np.random.default_rng(10)
+    node, detector, distance = rng.integers(0, 5, 300), rng.integers(0, 3, 300), rng.exponential(size=300)
+    sample = focalplane._Sample(np.arange(300), node, detector, np.zeros((300, 2)), 3)
+    expected = np.empty(300)
+    for e, d in {*zip(node.tolist(), detector.tolist(), strict=True)}:
+        mine = (node == e) & (detector == d)
+        expected[mine] = np.quantile(distance[mine], focalplane.USUAL, method="lower")
+    np.testing.assert_array_equal(sample.usual(distance), expected)
