@@ -15,6 +15,7 @@ from calib.model.field import tangent_offsets
 from calib.model.problem import Problem
 from calib.tables.exposures import CONDITIONS
 from calib.tables.measurements import Measurements
+from calib.tables.misplaced import many_misplaced
 from graphs import ExposureGraph
 
 Array = NDArray[np.float64]
@@ -87,7 +88,7 @@ def describe(measurements: Measurements, config: Config | None = None) -> dict[s
         "new_links_reach_deg": reach,
         "joins": _joins(problem, labels, size, names),
         "floor_mag": FLOOR,
-        "warnings": measurements.warnings,
+        "warnings": [*measurements.warnings, *many_misplaced(measurements.frame, measurements.reason)],
     }
 
 

@@ -28,6 +28,7 @@ from calib.solve.influence import influence, stability
 from calib.solve.methods import Solved
 from calib.solve.shared import shared_errors
 from calib.solve.unchecked import unchecked_variance
+from calib.tables.errors import count
 from calib.tables.measurements import Measurements
 from calib.terms import term_rows
 
@@ -35,6 +36,8 @@ Array = NDArray[np.float64]
 
 FIVE_SIGMA = 0.2
 """Error, mag, of a five-sigma detection: what limiting_mag is the magnitude of."""
+NOTHING_SOLVED = "no exposure could be solved: no two share a star, and every zeropoint is NaN; see `calib check`"
+"""The warning of a solution without any zero-point."""
 BENT = 2.0
 """Times what is allowed for, beyond which a bend of the zero-points against the references is told."""
 GOOD_ENOUGH = 0.01
@@ -424,15 +427,17 @@ def _components(
     linked = [r for r in rows if r["n_exposures"] > 1 or r["anchored"]]
     warnings = []
     lonely = len(rows) - len(linked)
-    if lonely:
-        warnings.append(f"{lonely} exposures share no star with any other: their zeropoint is NaN")
+    if not linked:
+        warnings.append(NOTHING_SOLVED)
+    elif lonely:
+        warnings.append(f"{count(lonely, 'exposure')} without a star in common with any other: zeropoint is NaN")
     per_band: dict[str, int] = {}
     for r in linked:
         per_band[r["band"]] = per_band.get(r["band"], 0) + 1
-    for name, count in per_band.items():
-        if count > 1:
+    for name, n in per_band.items():
+        if n > 1:
             label = f"band {name}" if name else "the survey"
-            warnings.append(f"{label} falls into {count} components, each with a scale of its own; see `calib check`")
+            warnings.append(f"{label} falls into {n} components, each with a scale of its own; see `calib check`")
     if with_reference:
         missing = sum(not r["anchored"] for r in linked)
         if missing:

@@ -29,6 +29,7 @@ from calib.solve.split import Half, SplitScore, score
 from calib.tables.airmass import NO_SITE, could_have_airmass, with_airmass
 from calib.tables.errors import InputError
 from calib.tables.measurements import Measurements, read_parts
+from calib.tables.misplaced import many_misplaced
 from calib.tables.parts import Part
 from calib.tables.reference import read_reference
 from calib.version import __version__
@@ -124,6 +125,8 @@ def _calibrated(
         references = references.of(measurements, config.match_radius)
     clock("read")
     problem = Problem.of(measurements, config)
+    far = many_misplaced(measurements.frame, measurements.reason)
+    measurements = replace(measurements, warnings=[*measurements.warnings, *far])
     if problem.m.size == 0:
         raise InputError(
             f"{_label(measurements)}: none of {len(measurements)} rows can be used: {_reasons(measurements)}"

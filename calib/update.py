@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from calib.config import Config
 from calib.tables.errors import InputError, count
 from calib.tables.parts import Part
+from calib.tables.reasons import UNUSED_REASONS
 from calib.tables.sources import open_sources
 
 if TYPE_CHECKING:
@@ -109,6 +110,10 @@ class Update:
             "folder": None if self.older.folder is None else str(self.older.folder), "version": then["version"],
             "rows": had, "exposures": self.older.frames["zeropoints"].height, "rows_of_choice": chosen,
         }  # fmt: skip
+        if _usable(run) <= _usable(then):
+            reasons = ((r.name, run["counts"].get(r.name, 0) - then["counts"].get(r.name, 0)) for r in UNUSED_REASONS)
+            why = ", ".join(f"{n:,} {name}" for name, n in reasons if n > 0 and name not in {"usable", "isolated"})
+            run["warnings"].append(f"no new rows: of {rows - had:,} that were added none can be used ({why})")
         if rows > GROWN * chosen:
             run["warnings"].append(
                 f"terms and method were chosen with {chosen:,} rows, of which there are {rows:,} by now; "
@@ -119,6 +124,11 @@ class Update:
 
 def _label(solution: Solution) -> str:
     return "the older solution" if solution.folder is None else str(solution.folder)
+
+
+def _usable(run: dict[str, Any]) -> int:
+    """Rows with which a solve began, used or of isolated exposures."""
+    return int(run["counts"]["usable"] + run["counts"].get("isolated", 0))
 
 
 def _listed(tables: Any) -> list[Any]:

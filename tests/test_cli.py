@@ -15,6 +15,7 @@ import pytest
 import calib.commands.solve as solve_command
 from calib.cli import main
 from calib.commands.options import check_folder, parse_columns
+from calib.outcome import NOTHING_SOLVED
 from calib.tables import InputError
 
 
@@ -330,6 +331,27 @@ class TestSolve:
         assert one_line(err)
         assert (tmp_path / "o" / "zeropoints.parquet").is_file()
         assert calib(*argv, "--strict", "--resume", "--quiet")[0] == 3
+
+    @pytest.mark.parametrize("exposures", [1, 4])
+    def test_nothing_to_solve(self, calib, exposures: int, tmp_path: Path, no_page) -> None:
+        n = 10 * exposures
+        table = pl.DataFrame({"star_id": range(n), "exposure_id": [i % exposures for i in range(n)]})
+        table.with_columns(mag=15.0, mag_err=0.01).write_parquet(tmp_path / "t.parquet")
+        argv = ["solve", tmp_path / "t.parquet", "--out", tmp_path / "o", "--method", "robust"]
+        status, out, err = calib(*argv)
+        assert (status, err) == (0, "")
+        assert f"warning     {NOTHING_SOLVED}\n" in out
+        assert json.loads((tmp_path / "o" / "run.json").read_text())["warnings"] == [NOTHING_SOLVED]
+        assert pl.read_parquet(tmp_path / "o" / "zeropoints.parquet")["flag"].to_list() == ["isolated"] * exposures
+        for more in ([], ["--resume"]):
+            assert calib(*argv, "--quiet", *more) == (0, "", f"calib solve: {NOTHING_SOLVED}\n")
+            status, out, err = calib(*argv, "--quiet", "--strict", *more)
+            assert (status, out, err) == (3, "", f"calib solve: --strict: {NOTHING_SOLVED}\n")
+        status, out, err = calib("check", tmp_path / "t.parquet")
+        assert (status, err) == (0, "")
+        assert "No two exposures share a star" in out
+        assert "thread" not in out
+        assert not out.endswith("\n\n")
 
     def test_resume(self, calib, given, tmp_path: Path, no_page, monkeypatch) -> None:
         argv = ["solve", *given, "--out", tmp_path / "o", "--method", "wls", "--resume"]

@@ -451,6 +451,19 @@ class TestCommand:
         assert err.startswith("calib update: --strict: ")
         assert (tmp_path / "o" / "zeropoints.parquet").is_file()
 
+    def test_nothing_new(self, calib, home: Path, files, tmp_path: Path, no_page) -> None:
+        argv = ["update", home / "old", "--exposures", files[0][1], "--out", tmp_path / "o", "--quiet"]
+        n = pl.read_parquet(files[0][0]).height
+        assert calib(*argv, files[0][0])[0] == 0
+        said = [w for w in json.loads((tmp_path / "o" / "run.json").read_text())["warnings"] if "no new rows" in w]
+        assert said == [f"no new rows: of {n:,} that were added none can be used ({n:,} duplicate)"]
+        assert calib(*argv, "--strict", files[0][0])[0] == 3
+        another = pl.col("mag") + 0.01 * (pl.int_range(pl.len()) == 0)
+        pl.read_parquet(files[0][0]).with_columns(another).write_parquet(tmp_path / "m.parquet")
+        assert calib(*argv, tmp_path / "m.parquet")[0] == 0
+        warnings = json.loads((tmp_path / "o" / "run.json").read_text())["warnings"]
+        assert not [w for w in warnings if "no new rows" in w]
+
     def test_old_tables_that_are_gone_or_have_changed(self, calib, nights, files, tmp_path: Path) -> None:
         paths = written(nights[:1], tmp_path)[0]
         out, folder = tmp_path / "o", tmp_path / "old"

@@ -30,18 +30,13 @@ def run(args: argparse.Namespace) -> int:
 
 def text(found: dict[str, Any]) -> str:
     """Return a description as an observer wants it."""
-    return "\n".join(
-        [
-            *_contents(found),
-            "",
-            *_linked(found),
-            "",
-            *_threads(found["threads"]),
-            *_modes(found),
-            *_pointings(found),
-            *(f"warning: {w}" for w in found["warnings"]),
-        ]
-    )
+    further = [
+        *(_threads(found["threads"]) if found["components"] else []),
+        *_modes(found),
+        *_pointings(found),
+        *(f"warning: {w}" for w in found["warnings"]),
+    ]
+    return "\n".join([*_contents(found), "", *_linked(found), *([""] if further else []), *further])
 
 
 def _contents(found: dict[str, Any]) -> list[str]:

@@ -65,7 +65,14 @@ def written(
 
 def status(args: argparse.Namespace, warnings: list[str]) -> int:
     """Return the exit status of a solve with these warnings, and say why if --strict makes one fatal."""
-    if not (args.strict and warnings):
+    if not warnings:
+        return DONE
+    if not args.strict:
+        if args.quiet:
+            from calib.outcome import NOTHING_SOLVED
+
+            if NOTHING_SOLVED in warnings:  # as good as an error
+                print(f"calib {args.command}: {NOTHING_SOLVED}", file=sys.stderr)
         return DONE
     more = f" (and {len(warnings) - 1} more in run.json)" if len(warnings) > 1 else ""
     print(f"calib {args.command}: --strict: {warnings[0]}{more}", file=sys.stderr)

@@ -1,9 +1,10 @@
 """Where detectors lie beside each other, from stars that move over them between dithered exposures.
 
-A star at s on the sky, in an exposure that looks at t, is at ``s - t`` in the focal plane, and there a pixel (x, y) of
-detector d lies at ``A_d (x, y) + o_d``. All of ``s``, ``t``, ``A_d`` and ``o_d`` but those of one detector, whose
-pixels set the scale, follow from pixels alone by least squares, where dithers carry stars from detector to detector and
-the camera does not turn.
+A star at s on the sky, in an exposure that looks at t and is turned by a, is at ``R(-a) (s - t)`` in the focal plane,
+and there a pixel (x, y) of detector d lies at ``A_d (x, y) + o_d``. All of ``s``, ``t``, ``a``, ``A_d`` and ``o_d`` but
+those of one detector, whose pixels set the scale, follow from pixels alone by least squares, where dithers carry stars
+from detector to detector. Angles are small, those of fields beside each other, whose norths are not parallel: a camera
+that turns at will is not looked for.
 """
 
 from __future__ import annotations
@@ -26,11 +27,18 @@ MOST_MEASUREMENTS = 400_000
 """Measurements of them that are looked at, whole stars."""
 MOST_DETECTORS = 400
 """Cameras of more detectors are not looked at."""
-PASSES = 8
+PASSES = 12
 FAR = 6.0
 """Measurements farther from their star than this many standard deviations do not join the least squares."""
 STRAY, LEAST = 20.0, 0.003
 """Those farther than so many, and than this share of a detector, are another star's."""
+USUAL, TIMES_USUAL, NEAR = 0.9, 3.0, 0.05
+"""Nor is one within so many times the distance that this share of its exposure's measurements of its detector keep to,
+where that is no more than ``NEAR`` of a detector: refraction and wide fields bend what no angle tells."""
+TURN = 0.3
+"""Largest angle of an exposure, rad."""
+SETTLED = 1e-5
+"""Angles that change by less, rad, are found."""
 STRAIGHT = 0.8
 """Of an exposure's measurements that must be at their stars before others are called another star's."""
 FITS = 0.01
@@ -74,27 +82,32 @@ def layout(
         return None
     # in units in which all unknowns are of like size
     sample = _Sample.of(graph, near, np.stack([x, y], 1)[near] / size, detector[near].astype(np.int64), n_detectors)
-    keep, scatter = np.ones(near.size, bool), np.inf
-    for _ in range(PASSES):
-        found = sample.solve(keep)
-        if found is None:
-            return None
-        affine, error, distance = found
-        scatter = float(np.median(distance[keep])) / 1.1774
-        before, keep = keep, distance < max(FAR * scatter, 1e-9)
-        if (keep == before).all():
-            break
+    keep, found = np.ones(near.size, bool), None
+    for floor in (NEAR, LEAST):
+        # without angles first, when what is near may be right: they would bend to what is wrong
+        for _ in range(PASSES):
+            last, found = found, sample.solve(keep, None if floor == NEAR else found)
+            if found is None:
+                return None
+            scatter = float(np.median(found.distance[keep])) / 1.1774
+            before, keep = keep, found.distance < max(FAR * scatter, floor)
+            if (keep == before).all() and (last is None or np.abs(found.angle - last.angle).max() < SETTLED):
+                break
+    assert found is not None
+    affine = found.affine
     kept = np.bincount(sample.detector[keep], minlength=n_detectors)
     scale = np.linalg.svd(affine[:, :, :2], compute_uv=False)
-    if scatter > FITS or error.max() * scatter > FITS or scale.min() < 1 / LIKE or scale.max() > LIKE:
+    if scatter > FITS or found.error.max() * scatter > FITS or scale.min() < 1 / LIKE or scale.max() > LIKE:
         return None
     if (kept < 0.5 * counts).any():
         return None
     stray = np.zeros(x.size, bool)
     if near.size == np.count_nonzero(np.isfinite(x) & np.isfinite(y)):
+        allowed = np.minimum(TIMES_USUAL * sample.usual(found.distance), NEAR)
+        far = found.distance > np.maximum(max(STRAY * scatter, LEAST), allowed)
         # an exposure most of whose stars are elsewhere was turned, or placed by nothing; not its stars stray
-        straight = np.bincount(sample.node, keep) > STRAIGHT * np.bincount(sample.node)
-        stray[near] = (distance > max(STRAY * scatter, LEAST)) & straight[sample.node]
+        straight = np.bincount(sample.node, ~far) > STRAIGHT * np.bincount(sample.node)
+        stray[near] = far & straight[sample.node]
     affine[:, :, 2] *= size
     return Layout(affine), stray
 
@@ -120,6 +133,21 @@ def _sampled(graph: MeasurementGraph, among: NDArray[np.bool_]) -> NDArray[np.bo
 
 
 @dataclass(frozen=True)
+class _Found:
+    """A layout, affine (D, 2, 3), with the error of each detector's place (D,) over the scatter.
+
+    Exposures are turned by angle (E,), rad; distance (m,) is that of measurements from where most of their star's are,
+    plane (2, m) their places in the focal plane, about its middle.
+    """
+
+    affine: Array
+    error: Array
+    angle: Array
+    plane: Array
+    distance: Array
+
+
+@dataclass(frozen=True)
 class _Sample:
     """What a layout is looked for in: star, node, detector int (m,), pixels (m, 2) over a detector's size."""
 
@@ -137,10 +165,10 @@ class _Sample:
         star, node = (np.unique(v[rows], return_inverse=True)[1] for v in (graph.star(), graph.exposure))
         return cls(star, node, detector, pixels, n)
 
-    def solve(self, keep: NDArray[np.bool_]) -> tuple[Array, Array, Array] | None:
-        """Affine (D, 2, 3) by least squares over the kept, the error of each middle over the scatter, distances (m,).
+    def solve(self, keep: NDArray[np.bool_], last: _Found | None = None) -> _Found | None:
+        """Least squares over the kept; None where nothing can be said.
 
-        Distances are from where most of a star's measurements are. None where nothing can be said.
+        Angles are those of ``last`` and what follows for them from its places, to first order; without it none.
         """
         d, n, D = self.detector[keep], int(keep.sum()), self.n_detectors
         count = np.bincount(d, minlength=D)
@@ -163,27 +191,74 @@ class _Sample:
         of_stars = csr_array((np.ones(n), (star, at)))
         visits = np.bincount(star).astype(float)
         mean = diags_array(1.0 / visits) @ of_stars
-        rhs = np.where(own[:, None], 0.0, xy)
-        C = mean @ X
-        normal = (X.T @ X - C.T @ (diags_array(visits) @ C)).toarray()
-        try:
-            # what nothing determines has a large error, which the caller asks for
-            factor = cho_factor(normal + 1e-9 * np.diag(normal).max() * np.eye(normal.shape[0]))
-        except LinAlgError:
+
+        def product(a: csr_array, b: csr_array) -> Array:
+            """Return a' b of what is left when each star's mean is taken away."""
+            return np.asarray((a.T @ b - (mean @ a).T @ (diags_array(visits) @ (mean @ b))).toarray())
+
+        angle, added = np.zeros(n_nodes), np.zeros((2, n))
+        if last is not None:
+            angle = last.angle
+            added = (_turned(last.plane, angle[self.node]) - last.plane)[:, keep]
+        rhs = np.where(own[:, None], 0.0, xy) + added.T
+        rhs -= (mean @ rhs)[star]
+        factor = _factor(product(X, X))
+        if factor is None:
             return None
-        unknown = cho_solve(factor, X.T @ (rhs - (mean @ rhs)[star]))
+        unknown = cho_solve(factor, X.T @ rhs)
+        variance = np.diag(cho_solve(factor, np.eye(X.shape[1])[:, n_nodes:])[n_nodes:])
+        if last is not None:
+            # a small step of an angle moves a measurement across its place
+            u, v = last.plane[:, keep] + added
+            turns = [csr_array((move, (at, self.node[keep])), shape=(n, n_nodes)) for move in (v, -u)]
+            both = [product(X, turn) for turn in turns]
+            freed = [cho_solve(factor, p) for p in both]
+            left = _factor(sum(product(t, t) - p.T @ f for t, p, f in zip(turns, both, freed, strict=True)))
+            if left is None:
+                return None
+            step = cho_solve(left, sum(turns[k].T @ rhs[:, k] - both[k].T @ unknown[:, k] for k in (0, 1)))
+            unknown -= np.stack([f @ step for f in freed], 1)
+            variance = variance + np.max([(f * cho_solve(left, f.T).T)[n_nodes:].sum(1) for f in freed], 0)
+            angle = np.clip(angle + step, -TURN, TURN)
         values = unknown[n_nodes:].reshape(3, D - 1, 2).transpose(1, 2, 0)
-        variance = np.diag(cho_solve(factor, np.eye(normal.shape[0])[:, n_nodes:])[n_nodes:]).reshape(3, -1)
         affine, error = np.zeros((D, 2, 3)), np.zeros(D)
         others = np.setdiff1d(np.arange(D), [reference])
         affine[reference] = np.eye(2, 3)
-        affine[others], error[others] = values, np.sqrt(variance.max(0))
+        affine[others], error[others] = values, np.sqrt(variance.reshape(3, -1).max(0))
         affine[others, :, 2] -= np.einsum("dkj,dj->dk", affine[others][:, :, :2], middle[others])
-        sky = Layout(affine)(self.pixels[:, 0], self.pixels[:, 1], self.detector) + unknown[:n_nodes][self.node].T
-        return affine, error, np.hypot(*(sky - self._of_stars(sky)))
+        plane = Layout(affine)(self.pixels[:, 0], self.pixels[:, 1], self.detector)
+        plane -= plane.mean(1)[:, None]
+        sky = _turned(plane, angle[self.node]) + unknown[:n_nodes][self.node].T
+        return _Found(affine, error, angle, plane, np.hypot(*(sky - self._of_stars(sky))))
+
+    def usual(self, distance: Array) -> Array:
+        """(m,), what `USUAL` of the distances (m,) of the same exposure and detector keep to."""
+        which = self.node * self.n_detectors + self.detector
+        order = np.lexsort((distance, which))
+        _, first, back, n = np.unique(which[order], return_index=True, return_inverse=True, return_counts=True)
+        out = np.empty(distance.size)
+        out[order] = distance[order][first + (USUAL * (n - 1)).astype(int)][back]
+        return out
 
     def _of_stars(self, sky: Array) -> Array:
-        """(2, m), the place of each measurement's star: that of its measurement of median u, where most of them are."""
+        """(2, m), the place of each measurement's star: that of its measurement nearest to the median of all."""
         ptr = np.concatenate([[0], np.cumsum(np.bincount(self.star))])
         middle = ptr[:-1] + (np.diff(ptr) - 1) // 2
-        return np.asarray(sky[:, np.lexsort((sky[0], self.star))[middle]][:, self.star])
+        median = np.stack([axis[np.lexsort((axis, self.star))[middle]][self.star] for axis in sky])
+        nearest = np.lexsort((np.hypot(*(sky - median)), self.star))[ptr[:-1]]
+        return np.asarray(sky[:, nearest][:, self.star])
+
+
+def _turned(plane: Array, angle: Array) -> Array:
+    """Places (2, n) turned by angles (n,), rad."""
+    u, v = plane
+    return np.stack([np.cos(angle) * u - np.sin(angle) * v, np.sin(angle) * u + np.cos(angle) * v])
+
+
+def _factor(normal: Array) -> tuple[Array, bool] | None:
+    """Of equations that need not tell everything; what they do not has a large error. None where they tell nothing."""
+    try:
+        factor: tuple[Array, bool] = cho_factor(normal + 1e-9 * np.diag(normal).max() * np.eye(normal.shape[0]))
+    except LinAlgError:
+        return None
+    return factor

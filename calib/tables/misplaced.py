@@ -9,13 +9,18 @@ import polars as pl
 from numba import njit
 from numpy.typing import NDArray
 
-from calib.tables.reasons import mark
+from calib.tables.errors import count
+from calib.tables.reasons import CODES, mark
 from graphs.ids import encode_ids
 
 LEAST_DEG = 5.0 / 3600.0
 """Nothing nearer to its star is called misplaced: stars move, and catalogues differ."""
 TIMES_USUAL = 20.0
 """Nor is anything within this many times the median distance from the star's place."""
+MANY, MANY_OF_DETECTOR = 0.01, 0.05
+"""Shares of all rows, and of a detector's, beyond which misplaced ones are worth a warning."""
+FEW_ROWS = 100
+"""Detectors of fewer are not looked at by themselves."""
 
 
 def mark_misplaced(frame: pl.DataFrame, reason: NDArray[np.uint8]) -> None:
@@ -42,6 +47,35 @@ def mark_misplaced(frame: pl.DataFrame, reason: NDArray[np.uint8]) -> None:
     where = np.zeros(frame.height, np.bool_)
     where[row[distance > max(LEAST_DEG, TIMES_USUAL * usual)]] = True
     mark(reason, where, "misplaced")
+
+
+def many_misplaced(frame: pl.DataFrame, reason: NDArray[np.uint8]) -> list[str]:
+    """Return a warning where many rows are misplaced, of all that could be used or of some detectors' (of the worst).
+
+    Parameters
+    ----------
+    frame : polars.DataFrame
+        Canonical columns, n rows.
+    reason : uint8 array, shape (n,)
+    """
+    out = reason == CODES["misplaced"]
+    n = int(np.count_nonzero(out))
+    if not n:
+        return []
+    among = out | (reason == 0)
+    share, where = n / int(np.count_nonzero(among)), ""
+    if "detector" in frame.columns:
+        rows = pl.DataFrame({"detector": frame["detector"], "out": out}).filter(among)
+        worst = rows.group_by("detector").agg(pl.len(), pl.col("out").mean()).filter(pl.col("len") >= FEW_ROWS)
+        worst = worst.filter(pl.col("out") > max(MANY_OF_DETECTOR, 1.5 * share)).sort("out", "detector").tail(1)
+        if worst.height:
+            where = f", {100 * worst['out'][0]:.0f} % of those of detector {worst['detector'][0]}"
+    if share <= MANY and not where:
+        return []
+    return [
+        f"{count(n, 'row')} ({100 * share:.1f} %{where}) misplaced, elsewhere than their star's others: is star_id the "
+        "same star in all exposures, and are places right?"
+    ]
 
 
 @njit(cache=True)

@@ -6,7 +6,7 @@ import pytest
 
 from calib import Config, calibrate
 from calib.tables import read_measurements
-from calib.tables.misplaced import LEAST_DEG, TIMES_USUAL, mark_misplaced
+from calib.tables.misplaced import FEW_ROWS, LEAST_DEG, TIMES_USUAL, many_misplaced, mark_misplaced
 from calib.tables.reasons import CODES, count_reasons
 
 
@@ -88,3 +88,44 @@ def test_two_fields_joined_by_a_name_alone_stay_two():
     out = ~np.asarray(rows["used"])
     assert out.sum() == 3
     assert np.isfinite(rows["calibrated_mag"].value[out]).all()
+
+
+def test_many_are_worth_a_warning():
+    frame = pl.DataFrame({"detector": np.repeat([3, 4, 5], [2000, 2000, FEW_ROWS - 1])})
+    reason = np.zeros(frame.height, np.uint8)
+    reason[2000:2100] = CODES["flagged"]  # of no account
+    assert many_misplaced(frame, reason) == []
+    reason[:19] = reason[-20:] = CODES["misplaced"]
+    assert many_misplaced(frame, reason) == []  # of 3,999; the last detector has too few rows to tell
+    reason[19] = CODES["misplaced"]
+    (said,) = many_misplaced(frame, reason)
+    assert said.startswith("40 rows (1.0 %) misplaced")
+    reason[-20:] = 0
+    reason[:90] = CODES["misplaced"]
+    assert many_misplaced(frame, reason)[0].startswith("90 rows (2.3 %) misplaced")
+    reason[:140] = CODES["misplaced"]  # of the first of two detectors, which has half of the rows
+    assert many_misplaced(frame, reason)[0].startswith("140 rows (3.5 %, 7 % of those of detector 3) misplaced")
+
+
+def test_many_of_one_detector_are_worth_a_warning():
+    frame = pl.DataFrame({"detector": np.repeat(np.arange(30), 400)})
+    reason = np.zeros(frame.height, np.uint8)
+    reason[400:420] = CODES["misplaced"]
+    assert many_misplaced(frame, reason) == []
+    reason[400:424] = CODES["misplaced"]
+    (said,) = many_misplaced(frame, reason)
+    assert said.startswith("24 rows (0.2 %, 6 % of those of detector 1) misplaced")
+
+
+def test_the_warning_reaches_the_run_and_check():
+    from calib.describe import describe
+
+    frame = table()
+    few, many = (frame.with_columns(dec=pl.when(pl.int_range(pl.len()) % n == 8).then(41.0).otherwise("dec"))
+                 for n in (200, 50))  # fmt: skip
+    config = Config(method="robust", score=False)
+    for given, said in ((few, False), (many, True)):
+        for warnings in (
+            calibrate(given, config=config).diagnostics["warnings"], describe(read_measurements(given))["warnings"],
+        ):  # fmt: skip
+            assert any("misplaced" in w for w in warnings) is said
