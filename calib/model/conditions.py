@@ -9,10 +9,9 @@ night are unknown and take values on a grid whose shares are learned from all ni
 night is a step of a random walk away from that of the night before, so that a night that was cloudy throughout is held
 against its neighbours. Everything is integrated over: a night's level on a grid of its own, the walk by Gaussian
 messages between nights (expectation propagation, Minka 2001, UAI 17, 362). A night without clear sky has a veil over
-all of it, as thick as its clouds. Errors are posterior standard deviations, under the probability that is stated, with
-what the exposure's own scatter may hide where the sky is called clear, and the level's error once more: over surveys
-with known truth (calib.learn.world, benchmarks/conditions.py) clouds of overcast nights are off by more than their
-posterior says.
+all of it, as thick as its clouds. Errors are posterior standard deviations, with what the exposure's own scatter may
+hide where the sky is called clear, and the level's error once more: over surveys with known truth (calib.learn.world,
+benchmarks/conditions.py) clouds of overcast nights are off by more than their posterior says.
 """
 
 from __future__ import annotations
@@ -144,12 +143,9 @@ def clouds(y: Array, variance: Array, night: Ints, chain: Ints) -> Clouds:
     cloud[order] = out[:, 0]
     chance = np.clip(out[:, 2], 1e-12, 1.0 - 1e-12)
     clear = expit(LOGIT[0] + LOGIT[1] * logit(chance))
-    # the error is about the same cloud, with clear and cloudy sky as likely as they came true
-    cloudy = (1.0 - clear) / np.maximum(1.0 - chance, 1e-12)
-    square = cloudy * (out[:, 1] - 2.0 * out[:, 0] ** 2) + out[:, 0] ** 2
     # a sky called clear may hide a veil below its own scatter, and of its level no night is as sure as its model
     hidden = clear * (spread + jitter2) + var[night[order]]
-    cloud_err[order] = np.sqrt(np.maximum(square, 0.0) + hidden)
+    cloud_err[order] = np.sqrt(np.maximum(out[:, 1] - out[:, 0] ** 2, 0.0) + hidden)
     photometric[order] = clear
     return Clouds(cloud, cloud_err, photometric, mean, np.sqrt(var), sqrt(jitter2), sqrt(walk2))
 

@@ -117,26 +117,6 @@ def test_runs_of_nights_change_nothing(monkeypatch):
             np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
 
 
-def test_errors_are_those_of_the_probability_that_is_stated(monkeypatch):
-    y, night, _ = nights(3)
-    stated = solved(y, night)
-    monkeypatch.setattr(conditions, "LOGIT", (0.0, 1.0))
-    model = solved(y, night)
-    np.testing.assert_array_equal(stated.cloud, model.cloud)
-
-    def square(of):
-        hidden = of.photometric * (0.5 * SIGMA**2 + of.jitter**2) + of.level_err[night] ** 2
-        return of.cloud_err**2 - hidden
-
-    # E (c - m)^2 of a mixture of none, and of clouds whose moments the model's own has
-    m, inside = model.cloud, (model.photometric > 1e-4) & (model.photometric < 1 - 1e-4)
-    first, second = (x / (1.0 - model.photometric) for x in (m, square(model) + m**2))
-    expected = stated.photometric * m**2 + (1.0 - stated.photometric) * (second - 2.0 * m * first + m**2)
-    assert inside.sum() > 50
-    assert np.abs(stated.photometric - model.photometric)[inside].max() > 0.1
-    np.testing.assert_allclose(square(stated)[inside], expected[inside], rtol=1e-6, atol=1e-12)
-
-
 def test_one_night_against_brute_force():
     y = np.array([0.0, 0.001, -0.002, -0.06, -0.2])
     v = np.full(5, SIGMA**2)
