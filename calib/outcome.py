@@ -22,7 +22,7 @@ from calib.model.tails import MULTIPLES
 from calib.solve import by_magnitude
 from calib.solve.anchoring import anchored_by_catalogue, anchored_by_stars
 from calib.solve.begin import chosen_terms
-from calib.solve.conditions import conditions_of, night_extinction
+from calib.solve.conditions import conditions_of
 from calib.solve.differential import surface_of
 from calib.solve.influence import influence, stability
 from calib.solve.methods import Solved
@@ -227,10 +227,10 @@ def _zeropoints(
             surface = surface + problem.tilt[:n, k - 1]
         columns[SURFACE_COLUMNS[k - 1]] = np.where(linked, surface, np.nan)
     columns |= {name: np.where(linked, v, np.nan) for name, v in by_magnitude.columns(fit, mag).items()}
-    levels, extinction = fit.terms.border.levels, night_extinction(fit)
-    if levels is not None and extinction is not None:
+    levels = fit.terms.border.levels
+    if levels is not None:
         slope = np.full(n, np.nan)
-        slope[levels.node] = extinction.slope[levels.group]
+        slope[levels.node] = fit.estimate.theta[levels.slope(levels.group)]
         columns["extinction_coefficient"] = slope
     clouds = conditions_of(problem, fit)
     if clouds is not None:

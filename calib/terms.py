@@ -6,7 +6,6 @@ import numpy as np
 import polars as pl
 
 from calib.model.problem import Problem
-from calib.solve.conditions import night_extinction
 from calib.solve.methods import Solved
 
 SCHEMA = {
@@ -28,8 +27,8 @@ def term_rows(problem: Problem, solved: Solved) -> pl.DataFrame:
 
 
 def _of_nights(problem: Problem, solved: Solved) -> list[Row]:
-    levels, extinction = solved.fit.terms.border.levels, night_extinction(solved.fit)
-    if levels is None or extinction is None:
+    levels = solved.fit.terms.border.levels
+    if levels is None:
         return []
     theta = solved.fit.estimate.theta
     variance = np.einsum("ekk->ek", solved.spread.node)
@@ -46,13 +45,13 @@ def _of_nights(problem: Problem, solved: Solved) -> list[Row]:
     first = np.unique(levels.group, return_index=True)[1]
     nights, bands = np.arange(levels.n_groups), np.arange(levels.n_bands, dtype=np.int32)
     slope, drift, seeing = levels.slope(nights), levels.drift(nights), levels.band_hub(2, bands)
-    slope_error = np.sqrt((variance[slope] + extinction.doubt) * night_grow2)
-    drift_error = np.sqrt((variance[drift] + extinction.drift_doubt) * night_grow2) if levels.drifts else None
+    slope_error = np.sqrt(variance[slope] * night_grow2)
+    drift_error = np.sqrt(variance[drift] * night_grow2) if levels.drifts else None
     for g in range(levels.n_groups):
         which, of_night = named[levels.band[g]], int(night[levels.node[first[g]]])
-        rows.append(("extinction", *which, of_night, float(extinction.slope[g]), float(slope_error[g])))
+        rows.append(("extinction", *which, of_night, float(theta[slope][g]), float(slope_error[g])))
         if drift_error is not None:
-            rows.append(("extinction_drift", *which, of_night, float(extinction.drift[g]), float(drift_error[g])))
+            rows.append(("extinction_drift", *which, of_night, float(theta[drift][g]), float(drift_error[g])))
     for b in range(levels.n_bands):
         error = np.sqrt(variance[seeing][b] * (band_grow2[b] if n_of_band[b] else 1.0))
         rows.append(("seeing", *named[b], None, float(theta[seeing][b]), float(error)))

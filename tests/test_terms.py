@@ -1,6 +1,5 @@
 """Parts of a solution's tables that need no whole solve to judge."""
 
-import copy
 from dataclasses import replace
 
 import numpy as np
@@ -8,11 +7,8 @@ import polars as pl
 import pytest
 
 from calib import Config, calibrate
-from calib.model.jitter import JITTER_GRID
 from calib.model.problem import Problem
-from calib.solve.conditions import night_extinction
 from calib.solve.methods import solve_robust
-from calib.solve.nights import TIGHT
 from calib.tables import read_measurements
 from calib.terms import term_rows
 
@@ -52,33 +48,6 @@ def test_nights_whose_exposures_have_times_have_a_drift(nights):
     assert (drift["value"].abs() < 2.5 * drift["err"]).all()
 
 
-@pytest.mark.parametrize("tight", [1.0, 0.0, 0.3])
-def test_a_night_that_is_not_tight_has_its_band_s_extinction(nights, tight):
-    problem, _ = nights
-    timed = replace(problem, mjd=60_000.0 + problem.night + 0.02 * np.arange(10))
-    solved = solve_robust(timed, Config(method="robust", score=False, extinction="on"))
-    levels, theta = solved.fit.terms.levels, solved.fit.estimate.theta
-    h, both = levels.levels, np.arange(2)
-    loose = JITTER_GRID > TIGHT
-    posterior = np.where(loose, (1.0 - tight) / loose.sum(), tight / (~loose).sum()) * np.ones((2, 1))
-    jitter = replace(levels.jitter, posterior=posterior)
-    changed = replace(levels)
-    changed.jitter, changed.last = jitter, levels.last
-    found = night_extinction(replace(solved.fit, terms=with_levels(solved.fit.terms, changed)))
-    own, of_band = theta[h.slope(both)], theta[h.band_hub(1, h.band)]
-    np.testing.assert_allclose(found.slope, tight * own + (1.0 - tight) * of_band, rtol=1e-12)
-    np.testing.assert_allclose(found.drift, tight * theta[h.drift(both)], rtol=1e-12)
-    np.testing.assert_allclose(found.doubt, (1.0 - tight) * levels.slope.scale, atol=1e-18)
-    np.testing.assert_allclose(found.drift_doubt, (1.0 - tight) * levels.drift.scale, atol=1e-18)
-
-
-def with_levels(terms, levels):
-    """Terms of a fit with another night model."""
-    out = copy.copy(terms)
-    out.levels = levels
-    return out
-
-
 def test_a_cloud_that_comes_up_while_the_airmass_changes_is_a_cloud():
     """Half a night under a thickening cloud is neither extinction nor a drift of it."""
     rng = np.random.default_rng(11)
@@ -101,7 +70,8 @@ def test_a_cloud_that_comes_up_while_the_airmass_changes_is_a_cloud():
     assert np.abs(error).max() < 0.006
     assert (np.abs(error) < 2.5 * found["cloud_extinction_err"].to_numpy()).all()
     terms = solution.frames["terms"]
-    drift = terms.filter(pl.col("name") == "extinction_drift")["value"].to_numpy()
-    assert np.abs(drift).max() < 0.001
+    drift = terms.filter(pl.col("name") == "extinction_drift")
+    assert (np.abs(drift["value"].to_numpy()) < 2.5 * drift["err"].to_numpy()).all()
+    assert drift["err"].max() < 0.003
     k = terms.filter(pl.col("name") == "extinction")
     assert (np.abs(k["value"].to_numpy() - 0.15) < 2.5 * k["err"].to_numpy()).all()

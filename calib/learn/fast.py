@@ -32,10 +32,7 @@ L = TypeVar("L", "Tensor", "Linear")
 
 
 class Belief(NamedTuple):
-    """What a member says of a survey, as in `calib.learn.network.Said` without what the autoencoder expects.
-
-    ``reached`` (E, ...) is what exposures know before they tell each other (`Network.exposures`).
-    """
+    """What a member says of a survey, as in `calib.learn.network.Said` without what the autoencoder expects."""
 
     weight: Tensor
     tie: Tensor

@@ -43,6 +43,8 @@ class Said(NamedTuple):
         (S,), of the factor on the precision of each star's response.
     outlier, variable
         (n,), (S,), added to the logits of the robust engine.
+    reached
+        (E, ...), what exposures know before they tell each other (`Network.exposures`).
     decoded
         What the autoencoder expects.
     """
@@ -52,6 +54,7 @@ class Said(NamedTuple):
     response: Tensor
     outlier: Tensor
     variable: Tensor
+    reached: Tensor
     decoded: Decoded
 
 
@@ -227,7 +230,8 @@ class Network(nn.Module):
         mean, square = sums[:, :WIDTH] / count, sums[:, WIDTH:-1] / count
         spread = ((square - mean**2).clamp(min=0.0) + 1e-6).sqrt()
         gathered = present(torch.cat([mean, spread], 1), self.parts.exposure_messages)
-        h_e = self.dropout(self.exposures(data, torch.cat([x_e, gathered], 1)))
+        reached = torch.cat([x_e, gathered], 1)
+        h_e = self.dropout(self.exposures(data, reached))
         if len(parts) == 1 and heard is not None:
             said = [self.believed(data, parts[0], h_e, *heard)]
         else:
@@ -238,7 +242,7 @@ class Network(nn.Module):
             present(LARGEST_WEIGHT * torch.tanh(own[:, 0] / LARGEST_WEIGHT), self.parts.weights),
             present(self.ties(h_e), self.parts.ties),
             present(LARGEST_TIE * torch.tanh(of_star[:, 0] / LARGEST_TIE), self.parts.responses),
-            own[:, 1], of_star[:, 1], decoded,
+            own[:, 1], of_star[:, 1], reached, decoded,
         )  # fmt: skip
 
     def measurements(self, data: Any, part: Part, context: Tensor) -> tuple[Tensor, Decoded]:

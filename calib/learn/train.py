@@ -366,7 +366,8 @@ class _Together(nn.Module):
             return torch.stack([getattr(s, name) for s in said]).mean(0)
 
         return Said(
-            mean("weight"), mean("tie"), mean("response"), mean("outlier"), mean("variable"), said[0].decoded
+            mean("weight"), mean("tie"), mean("response"), mean("outlier"), mean("variable"), said[0].reached,
+            said[0].decoded,
         )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,59 +13,31 @@ from calib.solve.robust import RobustFit
 
 Array = NDArray[np.float64]
 
-@dataclass(frozen=True)
-class NightExtinction:
-    """Extinction of every night of a band, (nights,).
+def conditions_of(problem: Problem, fit: RobustFit) -> Clouds | None:
+    """Infer the clouds of all exposures that have a night model; None where nights or airmass are not known.
 
-    It is the night's own where the night is tight; where it is not, clouds that thicken or thin while the airmass
-    changes would pass for extinction, and it is the band's, with the scatter of nights as its error.
-
-    Attributes
-    ----------
-    slope, drift
-        k, mag per airmass, and d, mag per airmass and hour; d is zero where times are not known.
-    doubt
-        Variance of k beyond that of the fit where the band's is taken, (mag per airmass)^2.
-    drift_doubt
-        Of d likewise, (mag per airmass and hour)^2.
+    Extinction is the night's own where the night is tight; where it is not, clouds that thicken or thin while the
+    airmass changes would pass for extinction, and it is the band's, with the scatter of nights as its error.
     """
-
-    slope: Array
-    drift: Array
-    doubt: Array
-    drift_doubt: Array
-
-
-def night_extinction(fit: RobustFit) -> NightExtinction | None:
-    """Of a fit; None where nights or airmass are not known."""
     levels = fit.terms.levels
     if levels is None or levels.jitter.posterior is None:
-        return None
-    h, theta, groups = levels.levels, fit.estimate.theta, np.arange(levels.levels.n_groups)
-    tight = levels.tight
-    of_band = theta[h.band_hub(1, h.band)]
-    slope = of_band + tight * (theta[h.slope(groups)] - of_band)
-    drift = tight * theta[h.drift(groups)] if h.drifts else np.zeros(h.n_groups)
-    drift_doubt = (1.0 - tight) * levels.drift.scale if h.drifts else np.zeros(h.n_groups)
-    return NightExtinction(slope, drift, (1.0 - tight) * levels.slope.scale, drift_doubt)
-
-
-def conditions_of(problem: Problem, fit: RobustFit) -> Clouds | None:
-    """Infer the clouds of all exposures that have a night model; None where nights or airmass are not known."""
-    levels, extinction = fit.terms.levels, night_extinction(fit)
-    if levels is None or extinction is None:
         return None
     h, theta = levels.levels, fit.estimate.theta
     own_variance = np.einsum("ekk->ek", fit.spread.grounded)
     n, groups = fit.design.n_nodes, np.arange(h.n_groups)
-    slope_variance = own_variance[h.slope(groups)] + extinction.doubt
-    drift_variance = extinction.drift_doubt + (own_variance[h.drift(groups)] if h.drifts else 0.0)
+    tight = levels.tight
+    of_band = theta[h.band_hub(1, h.band)]
+    slope = of_band + tight * (theta[h.slope(groups)] - of_band)
+    slope_variance = own_variance[h.slope(groups)] + (1.0 - tight) * levels.slope.scale
     count = np.maximum(np.bincount(h.group, minlength=h.n_groups), 1)
     middle = np.bincount(h.group, h.airmass, h.n_groups) / count
     s = h.band_hub(2, h.band[h.group])
+    drift, drift_variance = np.zeros(h.n_groups), np.zeros(h.n_groups)
+    if h.drifts:
+        drift = tight * theta[h.drift(groups)]
+        drift_variance = own_variance[h.drift(groups)] + (1.0 - tight) * levels.drift.scale
     y, variance, night = np.full(n, np.nan), np.full(n, np.nan), np.zeros(n, np.int64)
-    at_zenith = extinction.slope[h.group] * h.airmass + extinction.drift[h.group] * h.path
-    y[h.node] = theta[h.node, 0] + at_zenith - h.seeing * theta[s]
+    y[h.node] = theta[h.node, 0] + slope[h.group] * h.airmass + drift[h.group] * h.path - h.seeing * theta[s]
     # the night's level takes up what errors its exposures share: of these the gap to it is free
     variance[h.node] = np.clip(fit.spread.node[h.node, 0, 0], 0.0, levels.last["jitter"][1])
     variance[h.node] += slope_variance[h.group] * (h.airmass - middle[h.group]) ** 2
