@@ -208,7 +208,7 @@ def _config(command: Parser) -> None:
 def _written(command: Parser) -> None:
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where networks run (default: auto)")
     command.add_argument(
-        "--workers", metavar="N", type=_whole, help="threads, of which the answer knows nothing (default: all CPUs)"
+        "--workers", metavar="N", type=_whole, help="threads; the answer is the same on any number (default: all CPUs)"
     )
     command.add_argument("--covariance", action="store_true", help="write the covariance between all zero-points too")
     command.add_argument("--resume", action="store_true", help="do nothing if DIR holds this very solution already")
