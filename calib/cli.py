@@ -125,9 +125,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # more threads of BLAS fight each other and gain nothing here; whoever sets these keeps their choice
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(name, "1")
-    workers = "workers" in args and str(args.workers or variable("workers"))
-    if workers and workers.isdecimal() and int(workers):
-        os.environ.setdefault("POLARS_MAX_THREADS", workers)  # read when it is imported
+    if "workers" in args:
+        workers = variable("workers") or "" if args.workers is None else str(args.workers)
+        if workers.isdecimal() and int(workers):
+            os.environ.setdefault("POLARS_MAX_THREADS", workers)  # read when it is imported
     _stop_on_sigterm()
     try:
         refuse(args)

@@ -73,8 +73,8 @@ class Verdict:
     def of(cls, gains: Array) -> Verdict:
         """From the gain of every zero-point."""
         gain = float(gains.sum())
-        significance = gain / max(float(gains.std()) * np.sqrt(gains.size), 1e-12)
-        return cls(gain, significance, bool(significance > SURE))
+        significance = gain / max(float(gains.std()) * gains.size**0.5, 1e-12)
+        return cls(gain, significance, significance > SURE)
 
     def json(self) -> dict[str, Any]:
         """For run.json."""

@@ -13,6 +13,7 @@ from calib.solve.robust import RobustFit
 
 Array = NDArray[np.float64]
 
+
 def conditions_of(problem: Problem, fit: RobustFit) -> Clouds | None:
     """Infer the clouds of all exposures that have a night model; None where nights or airmass are not known.
 

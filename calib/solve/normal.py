@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -248,13 +249,14 @@ class NormalEquations:
 
         The stars' own prior stays.
         """
-        out = NormalEquations.__new__(NormalEquations)
-        out.design, out.m, out.w, out.moved, out.topology = self.design, self.m, self.w, self.moved, self.topology
-        out._sorted, out._place, out.star_inverse = self._sorted, self._place, self.star_inverse
+        rhs, blocks = self.rhs, None if self.few_stars else self.blocks
+        out = copy(self)
         out.prior = replace(prior, star=self.prior.star, star_mean=self.prior.star_mean)
-        out.__dict__["rhs"] = self.rhs + (prior.rhs - self.prior.rhs)
-        if not self.few_stars:
-            diagonal, off = self.blocks
+        for of_prior in ("factor", "blocks", "_log_det_nodes"):
+            out.__dict__.pop(of_prior, None)
+        out.__dict__["rhs"] = rhs + (prior.rhs - self.prior.rhs)
+        if blocks is not None:
+            diagonal, off = blocks
             off = off.copy()
             off[self.topology.pair_at] = prior.coupling
             out.__dict__["blocks"] = diagonal + (prior.diagonal - self.prior.diagonal), off
