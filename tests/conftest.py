@@ -72,6 +72,12 @@ def calib(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture
+def given(survey: Path) -> list[object]:
+    """Arguments that name its tables."""
+    return [survey / "measurements.parquet", "--exposures", survey / "exposures.parquet"]
+
+
+@pytest.fixture
 def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write a stand-in for report.html, which takes seconds to make."""
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from calib.config import Config
+from calib.learn.groups import solved_apart
 from calib.learn.network import Network
 from calib.learn.samples import Sample, Truth
 from calib.model.problem import Problem
@@ -16,6 +17,9 @@ from calib.tables import read_measurements
 SPEC = SurveySpec(
     n_exposures=36, stars_per_exposure=50, nights=5, visits=6, cloudy_nights=0.5, blend_fraction=0.4, fov_deg=0.8
 )
+
+
+CLOUDY = SurveySpec(n_exposures=60, stars_per_exposure=60, nights=6, visits=6, cloudy_nights=0.6, fov_deg=0.8)
 
 
 def solved(survey, **config):
@@ -54,6 +58,25 @@ def bare():
     config = Config(method="robust", score=False)
     problem = Problem.of(read_measurements(four), config)
     return problem, robust_fit(problem, config)[0]
+
+
+@pytest.fixture(scope="session")
+def cloudy_survey():
+    return simulate(CLOUDY, 79)
+
+
+@pytest.fixture(scope="session")
+def cloudy(cloudy_survey):
+    """A cloudy survey, its robust fit and those of its quarters, its truth and its configuration."""
+    made = cloudy_survey
+    config = Config(method="robust", score=False, surface="plane", seeing_response="off", extinction="on")
+    problem = Problem.of(read_measurements(made.measurements, exposures=made.exposures), config)
+    fit, _ = robust_fit(problem, config)
+    truth = problem.nodes.select("exposure_id").join(
+        made.truth_exposures.select("exposure_id", "zeropoint"), on="exposure_id", how="left", maintain_order="left"
+    )
+    parts = list(solved_apart(problem, fit, 4, config))
+    return problem, fit, parts, truth["zeropoint"].to_numpy(), config
 
 
 @pytest.fixture(scope="session")
